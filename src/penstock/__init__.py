@@ -1,0 +1,1 @@
+"""penstock: background jobs, event streams and notifications over the brokers that people already run."""

@@ -1,0 +1,1 @@
+"""Drivers: one file per message system, all behind ``penstock.broker.Broker``."""

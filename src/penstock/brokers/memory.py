@@ -1,0 +1,171 @@
+"""The specification of a broker, running, in one process's memory.
+
+``MemorySystem`` plays the server, ``MemoryBroker`` a connection to it. Nothing survives the process; everything else
+is as ``penstock.broker`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from ..broker import FOREVER, Capabilities, DeadMessage, Outgoing, Settlement, StreamStats, Subscription
+from ..clock import wait_until
+from ..message import Delivery, Message
+from ..outcome import Ack, DeadLetter, Release, Retry
+from .memory_system import Entry, Group, MemorySystem
+
+
+class MemoryBroker:
+    """A connection to a ``MemorySystem``."""
+
+    capabilities = Capabilities(max_delay=FOREVER, ordered=True, fanout=True, idempotent=True, shared=False)
+    url = "memory://"
+
+    def __init__(self, system: MemorySystem | None = None, *, identity: str = "memory", forked: bool = False) -> None:
+        self.identity = identity
+        self._system = system or MemorySystem()
+        self._forked = forked
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        if self._forked:
+            return
+        for stream in self._system.streams.values():
+            for group in stream.groups.values():
+                for receipt in [r for r, entry in group.leased.items() if entry.owner == self.identity]:
+                    self._release(group, group.leased.pop(receipt))
+
+    def fork(self) -> MemoryBroker:
+        return MemoryBroker(self._system, identity=self.identity, forked=True)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
+        return [self._publish(item) for item in messages]
+
+    async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
+        system, group = self._system, self._system.group(subscription)
+        deadline = system.clock.monotonic() + wait
+        while True:
+            system.arrival.clear()
+            next_due = system.promote(subscription.source)
+            left = deadline - system.clock.monotonic()
+            if group.ready or left <= 0:
+                break
+            await wait_until(system.arrival, system.clock, left if next_due is None else min(left, next_due))
+        taken = [group.ready.popleft() for _ in range(min(limit, len(group.ready)))]
+        return [self._lease(subscription, group, entry) for entry in taken]
+
+    async def reclaim(
+        self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
+    ) -> Sequence[Delivery[int]]:
+        group, now = self._system.group(subscription), self._system.clock.time()
+        lapsed = [
+            receipt
+            for receipt, entry in group.leased.items()
+            if entry.deadline <= now and above < entry.count < (below or FOREVER)
+        ]
+        return [self._lease(subscription, group, group.leased.pop(receipt)) for receipt in lapsed[:limit]]
+
+    async def settle(self, settlements: Sequence[Settlement[int]]) -> Sequence[Delivery[int]]:
+        return [item.delivery for item in settlements if not self._settle(item)]
+
+    async def extend(self, deliveries: Sequence[Delivery[int]], lease: float) -> Sequence[Delivery[int]]:
+        lost: list[Delivery[int]] = []
+        for delivery in deliveries:
+            entry = self._system.streams[delivery.source].groups[delivery.group].leased.get(delivery.receipt)
+            if entry is None:
+                lost.append(delivery)
+            else:
+                entry.deadline = self._system.clock.time() + lease
+        return lost
+
+    async def sources(self) -> Sequence[str]:
+        return sorted(self._system.streams)
+
+    async def stats(self, source: str) -> StreamStats:
+        return self._system.stats(source)
+
+    async def peek(self, source: str, limit: int) -> Sequence[Message]:
+        return self._system.kept(source)[:limit]
+
+    async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
+        letters = self._system.streams[source].dead.values()
+        return [letter for letter in letters if after is None or int(letter.id) > int(after)][:limit]
+
+    async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
+        return self._system.requeue_dead(source, ids)
+
+    async def purge_dead(self, source: str, ids: Sequence[str]) -> int:
+        return sum(self._system.streams[source].dead.pop(i, None) is not None for i in ids)
+
+    async def purge(self, source: str) -> int:
+        return self._system.purge(source)
+
+    def _publish(self, item: Outgoing) -> str:
+        system, message = self._system, item.message
+        ident, now = system.new_id(), system.clock.time()
+        if item.once is not None and message.key is not None:
+            slot = (item.destination, message.type, message.key)
+            expires, first = system.once.get(slot, (0.0, ""))
+            if expires > now:
+                return first
+            system.once[slot] = (now + item.once, ident)
+        system.add(item.destination, Entry(replace(message, id=ident)), item.delay)
+        return ident
+
+    def _lease(self, subscription: Subscription, group: Group, entry: Entry) -> Delivery[int]:
+        receipt = next(self._system.serial)
+        entry.owner, entry.count = self.identity, entry.count + 1
+        entry.deadline = self._system.clock.time() + subscription.lease
+        group.leased[receipt] = entry
+        return Delivery(
+            message=entry.message,
+            source=subscription.source,
+            group=subscription.group,
+            receipt=receipt,
+            count=entry.count,
+        )
+
+    def _settle(self, item: Settlement[int]) -> bool:
+        delivery, system = item.delivery, self._system
+        group = system.streams[delivery.source].groups[delivery.group]
+        entry = group.leased.pop(delivery.receipt, None)
+        if entry is None:
+            return False
+        match item.outcome:
+            case Ack():
+                pass
+            case Retry(delay=delay, counts=counts):
+                attempt = delivery.attempt + 1 if counts else delivery.message.attempt
+                again = replace(entry.message, attempt=attempt, enqueued_at=system.clock.time())
+                system.add(delivery.source, Entry(again), delay or 0.0, delivery.group)
+            case DeadLetter():
+                letter = self._letter(delivery, item.outcome)
+                system.streams[delivery.source].dead[letter.id] = letter
+            case Release(delay=delay) if delay > 0:
+                entry.count -= 1
+                system.add(delivery.source, entry, delay, delivery.group)
+            case Release():
+                self._release(group, entry)
+        return True
+
+    def _release(self, group: Group, entry: Entry) -> None:
+        entry.count -= 1
+        group.ready.appendleft(entry)
+        self._system.arrival.set()
+
+    def _letter(self, delivery: Delivery[int], outcome: DeadLetter) -> DeadMessage:
+        error = outcome.error
+        return DeadMessage(
+            id=self._system.new_id(),
+            message=replace(delivery.message, attempt=delivery.attempt),
+            reason=outcome.reason,
+            error=None if error is None else f"{type(error).__name__}: {error}",
+            meta=None if outcome.meta is UNSET else outcome.meta,
+            group=delivery.group,
+            owner=self.identity,
+            died_at=self._system.clock.time(),
+        )

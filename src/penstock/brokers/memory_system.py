@@ -1,0 +1,143 @@
+"""The server that the memory broker connects to: streams, groups, leases and dead letters as plain Python values.
+
+Each message is kept once for every group that has not finished with it, and in the backlog while a stream has no
+group at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from ..broker import DeadMessage, GroupStats, StreamStats, Subscription
+from ..clock import SYSTEM_CLOCK, Clock
+from ..message import Message
+
+
+@dataclass(slots=True)
+class Entry:
+    """A message as one group sees it: handed over ``count`` times, at last to ``owner`` until ``deadline``."""
+
+    message: Message
+    count: int = 0
+    owner: str = ""
+    deadline: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """What is waiting and what is leased (by receipt)."""
+
+    ready: deque[Entry] = field(default_factory=deque)
+    leased: dict[int, Entry] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Stream:
+    """Groups by name, the messages nobody has subscribed to yet, and what comes later: (due, serial, group, entry)."""
+
+    groups: dict[str, Group] = field(default_factory=dict)
+    backlog: deque[Entry] = field(default_factory=deque)
+    delayed: list[tuple[float, int, str | None, Entry]] = field(default_factory=list)
+    dead: dict[str, DeadMessage] = field(default_factory=dict)
+
+
+class MemorySystem:
+    """The shared state that brokers in one process connect to."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.clock = clock
+        self.streams: defaultdict[str, Stream] = defaultdict(Stream)
+        self.once: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self.serial = itertools.count(1)
+        self.arrival = asyncio.Event()
+
+    def add(self, name: str, entry: Entry, delay: float = 0.0, group: str | None = None) -> None:
+        """Put an entry before one group, or before all, now or later."""
+        stream = self.streams[name]
+        if delay > 0:
+            due = self.clock.time() + delay
+            heapq.heappush(stream.delayed, (due, next(self.serial), group, entry))
+        elif group is not None:
+            stream.groups[group].ready.append(entry)
+        elif stream.groups:
+            for each in stream.groups.values():
+                each.ready.append(Entry(entry.message, entry.count))
+        else:
+            stream.backlog.append(entry)
+        self.arrival.set()
+
+    def group(self, subscription: Subscription) -> Group:
+        """The group, made on first use; the first one of a stream inherits the backlog."""
+        stream = self.streams[subscription.source]
+        if subscription.group not in stream.groups:
+            group = stream.groups[subscription.group] = Group()
+            if subscription.start == "first":
+                group.ready.extend(stream.backlog)
+            stream.backlog.clear()
+        return stream.groups[subscription.group]
+
+    def promote(self, name: str) -> float | None:
+        """Move what is due; return the seconds until the next, if there is one."""
+        delayed, now = self.streams[name].delayed, self.clock.time()
+        while delayed and delayed[0][0] <= now:
+            _, _, group, entry = heapq.heappop(delayed)
+            self.add(name, entry, group=group)
+        return delayed[0][0] - now if delayed else None
+
+    def new_id(self) -> str:
+        return str(next(self.serial))
+
+    def kept(self, name: str) -> list[Message]:
+        """Every message waiting or leased, once, oldest first."""
+        stream = self.streams[name]
+        entries = [*stream.backlog]
+        for group in stream.groups.values():
+            entries += [*group.leased.values(), *group.ready]
+        return sorted({e.message.id: e.message for e in entries}.values(), key=lambda message: int(message.id))
+
+    def stats(self, name: str) -> StreamStats:
+        """Sizes of one stream."""
+        stream, kept = self.streams[name], self.kept(name)
+        ages = [self.clock.time() - m.enqueued_at for m in kept if m.enqueued_at is not None]
+        return StreamStats(
+            source=name,
+            size=len(kept),
+            delayed=len(stream.delayed),
+            dead=len(stream.dead),
+            oldest_age=max(ages, default=None),
+            groups=tuple(
+                GroupStats(
+                    name=group_name,
+                    leased=len(group.leased),
+                    lag=len(group.ready),
+                    owners=len({entry.owner for entry in group.leased.values()}),
+                )
+                for group_name, group in stream.groups.items()
+            ),
+        )
+
+    def requeue_dead(self, name: str, ids: Sequence[str]) -> int:
+        """Make dead letters fresh messages for every group."""
+        dead, now = self.streams[name].dead, self.clock.time()
+        found = [dead.pop(i) for i in ids if i in dead and dead[i].raw is None]
+        for letter in found:
+            self.add(name, Entry(replace(letter.message, id=self.new_id(), attempt=0, enqueued_at=now)))
+        return len(found)
+
+    def purge(self, name: str) -> int:
+        """Drop what waits, now or later; count messages."""
+        stream = self.streams[name]
+        waiting = [*stream.backlog, *(item[3] for item in stream.delayed)]
+        for group in stream.groups.values():
+            waiting += group.ready
+            group.ready.clear()
+        stream.backlog.clear()
+        stream.delayed.clear()
+        return len({entry.message.id for entry in waiting})

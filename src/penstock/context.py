@@ -1,0 +1,68 @@
+"""What a handler may know of the job it is running, and what its log lines carry.
+
+``current()`` gives the context of the running job from anywhere below the handler, threads included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .outcome import ACK, Ack, DeadLetter, Retry
+
+
+class Context(msgspec.Struct, kw_only=True, eq=False):
+    """The running job, as its handler sees it.
+
+    ``attempt`` counts earlier executions (0 on the first); ``max_attempts`` is the policy's limit of executions.
+    ``lease_lost`` turns true when the lease has passed to another worker: what the handler does from then on is done
+    twice, so a long handler should look at it before it causes an effect. ``stopping`` turns true when the worker
+    wants to stop and would be glad of an early end. Both may be read from any thread.
+    """
+
+    id: str
+    type: str
+    stream: str
+    group: str
+    attempt: int
+    max_attempts: int | None
+    key: str | None
+    headers: Mapping[str, Any]
+    enqueued_at: float | None
+    lease_lost: bool = False
+    stopping: bool = False
+
+    @staticmethod
+    def ack() -> Ack:
+        """The outcome "done"; the same as returning ``None``."""
+        return ACK
+
+    @staticmethod
+    def retry(delay: float | None = None, *, error: BaseException | None = None, counts: bool = True) -> Retry:
+        """The outcome "again in ``delay`` seconds"."""
+        return Retry(delay, error, counts)
+
+    @staticmethod
+    def dead_letter(reason: str, *, error: BaseException | None = None, meta: Any | UnsetType = UNSET) -> DeadLetter:
+        """The outcome "given up"."""
+        return DeadLetter(reason, error, meta)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that every log line about this job carries."""
+        return {"stream": self.stream, "type": self.type, "id": self.id, "attempt": self.attempt}
+
+
+_current: ContextVar[Context | None] = ContextVar("penstock_job", default=None)
+
+
+def current() -> Context | None:
+    """The context of the job that runs here, or ``None`` outside a handler."""
+    return _current.get()
+
+
+# Bound once: the engine calls it for every message.
+enter = _current.set

@@ -1,0 +1,121 @@
+"""
+Everything that penstock raises.
+
+* PenstockError
+  x ConfigurationError          wrong setup; raised before any I/O
+    + InvalidURL                a broker address that cannot be understood
+    + MissingExtra              an optional library is not installed
+    + UnsupportedFeature        this broker cannot do what was asked
+  x BrokerError                 the broker failed while doing its work
+    + ConnectionFailed          it could not be reached, or the connection broke (retryable)
+    + AccessDenied              wrong password, missing permission
+    + PublishError              some messages of a batch were refused; carries the fate of each
+  x PayloadError                a payload that does not fit
+    + EncodeError               it cannot be written
+    + DecodeError               it cannot be read
+    + ValidationError           it can be read, but is not of the declared type
+    + PayloadTooLarge           more bytes than allowed
+  x HandlerError                a handler broke the contract
+    + UnknownType               a message type nobody registered for
+    + WrongReturn               it returned something that is no outcome
+    + LostLease                 it went on after its lease had passed to another worker
+
+``retryable`` says whether the same call may succeed later without anybody changing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class PenstockError(Exception):
+    """Base class of everything that penstock raises."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class ConfigurationError(PenstockError):
+    """Wrong setup."""
+
+
+class InvalidURL(ConfigurationError):
+    """The broker address cannot be understood."""
+
+
+class MissingExtra(ConfigurationError):
+    """An optional library is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        self.library, self.extra = library, extra
+        super().__init__(f"{library} is not installed; run: pip install 'penstock[{extra}]'")
+
+
+class UnsupportedFeature(ConfigurationError):
+    """This broker cannot do what was asked."""
+
+
+class BrokerError(PenstockError):
+    """The broker failed while doing its work."""
+
+
+class ConnectionFailed(BrokerError):
+    """The broker could not be reached, or the connection broke."""
+
+    retryable = True
+
+
+class AccessDenied(BrokerError):
+    """The broker refused the credentials or the command."""
+
+
+class PublishError(BrokerError):
+    """Some messages of a batch were not published.
+
+    ``results`` has one item for each message of the batch, in order: its id where it was published, else the error.
+    """
+
+    def __init__(self, results: Sequence[str | Exception]) -> None:
+        self.results = tuple(results)
+        failed = [r for r in results if isinstance(r, Exception)]
+        first = f"; first error: {failed[0]}" if failed else ""
+        super().__init__(f"{len(failed)} of {len(results)} messages were not published{first}")
+
+
+class PayloadError(PenstockError):
+    """The payload does not fit."""
+
+
+class EncodeError(PayloadError):
+    """The payload cannot be written."""
+
+
+class DecodeError(PayloadError):
+    """The payload cannot be read."""
+
+
+class ValidationError(PayloadError):
+    """The payload can be read but is not of the declared type."""
+
+
+class PayloadTooLarge(PayloadError):
+    """The payload has more bytes than allowed."""
+
+
+class HandlerError(PenstockError):
+    """A handler broke the contract."""
+
+
+class UnknownType(HandlerError):
+    """No handler is registered for this message type."""
+
+
+class WrongReturn(HandlerError):
+    """The handler returned something that is no outcome."""
+
+
+class LostLease(HandlerError):
+    """The lease of this delivery has passed to another worker."""

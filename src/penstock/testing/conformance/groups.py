@@ -1,0 +1,109 @@
+"""Groups: each sees every message, and none ever shows another what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ...broker import Broker, Settlement, Subscription, SupportsInspect
+from ...outcome import Ack, DeadLetter, Outcome, Release, Retry
+from .harness import Harness, bodies, message, numbered
+
+
+class GroupTests(Harness):
+    @pytest.fixture
+    def pair(self, source: str) -> tuple[Subscription, Subscription]:
+        a, b = (Subscription(source=source, group=name, lease=self.lease) for name in ("a", "b"))
+        return a, b
+
+    async def start(self, broker: Broker[Any], *subscriptions: Subscription) -> None:
+        """Make the groups exist."""
+        self.need(broker, "fanout")
+        for each in subscriptions:
+            await self.take(broker, each)
+
+    async def test_every_group_gets_every_message(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        await self.start(broker, *pair)
+        await self.send(broker, source, *numbered(10))
+        for each in pair:
+            assert 10 == len(await self.collect(broker, each, 10))
+
+    @pytest.mark.parametrize("outcome", [Ack(), Retry(0.0), DeadLetter("no"), Release(), Release(0.05)])
+    async def test_what_one_group_does_never_shows_in_another(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription], outcome: Outcome
+    ) -> None:
+        a, b = pair
+        await self.start(broker, a, b)
+        await self.send(broker, source, *numbered(3))
+        await broker.settle([Settlement(delivery=d, outcome=outcome) for d in await self.collect(broker, a, 3)])
+        await self.lapse(0.1)
+        await self.promote(broker, a)
+        found = await self.collect(broker, b, 3)
+        assert [b"0", b"1", b"2"] == sorted(bodies(found))
+        assert {(0, 1)} == {(d.attempt, d.count) for d in found}
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
+        assert [] == await self.take(broker, b)
+
+    async def test_a_retry_comes_back_to_its_own_group(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        a, b = pair
+        await self.start(broker, a, b)
+        await self.send(broker, source, message(b"1"))
+        await self.settle(broker, await self.one(broker, a), Retry(0.0))
+        await self.settle(broker, await self.one(broker, b), Ack())
+        again = await self.one(broker, a)
+        assert (b"1", 1) == (again.message.body, again.attempt)
+        assert [] == await self.take(broker, b)
+        assert await self.settle(broker, again, Ack())
+
+    async def test_a_crash_in_one_group_is_recovered_in_that_group(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        a, b = pair
+        await self.start(broker, a, b)
+        await self.send(broker, source, message(b"1"))
+        await self.one(broker, a)
+        await self.lapse(self.lease * 1.5)
+        (found,) = await self.reclaim(broker, a)
+        assert 2 == found.count
+        assert 1 == (await self.one(broker, b)).count
+
+    async def test_a_slow_group_loses_nothing(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        fast, slow = pair
+        await self.start(broker, fast, slow)
+        await self.send(broker, source, *numbered(200))
+        while batch := await self.take(broker, fast, limit=30):
+            await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in batch])
+        assert 200 == len(await self.collect(broker, slow, 200))
+
+    async def test_what_every_group_has_acked_is_gone(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        if not isinstance(broker, SupportsInspect):
+            pytest.skip("the broker cannot be inspected")
+        await self.start(broker, *pair)
+        await self.send(broker, source, *numbered(10))
+        for each in pair:
+            found = await self.collect(broker, each, 10)
+            await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found])
+        assert 0 == (await broker.stats(source)).size
+
+    async def test_a_group_begins_with_what_was_there_before_it(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        await self.send(broker, source, *numbered(3))
+        assert 3 == len(await self.collect(broker, subscription, 3))
+
+    async def test_a_group_may_begin_with_the_next_message(self, broker: Broker[Any], source: str) -> None:
+        self.need(broker, "fanout")
+        subscription = Subscription(source=source, group="late", lease=self.lease, start="next")
+        await self.send(broker, source, message(b"early"))
+        assert [] == await self.take(broker, subscription)
+        await self.send(broker, source, message(b"late"))
+        assert [b"late"] == bodies(await self.collect(broker, subscription, 1))

@@ -1,0 +1,20 @@
+"""The memory broker, which is the specification, against the suite, which is the specification too."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from penstock.broker import Broker
+from penstock.brokers.memory import MemoryBroker, MemorySystem
+from penstock.testing.conformance import BrokerConformance
+
+
+class TestMemory(BrokerConformance):
+    _system: MemorySystem | None = None
+    _names = itertools.count()
+
+    async def make_broker(self) -> Broker[Any]:
+        if self._system is None:
+            self._system = MemorySystem(self.clock)
+        return MemoryBroker(self._system, identity=f"owner-{next(self._names)}")
