@@ -1,0 +1,84 @@
+# Everything a contributor or CI does with the project. Needs python3 >= 3.11 and make; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+ARGS   ?=
+
+# Where the code is; folders may be missing in a source distribution
+CODE   := $(wildcard src tests benchmarks examples)
+
+# pyright's node comes from a wheel; its wrapper need not ask a registry whether it is the newest
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo setup fmt lint types layers servers test conformance bench docs check pins clean
+
+help: ## list what can be made
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  ARGS="..." is handed on to pytest and to bench, as in: make test ARGS="-k retry -x"\n'
+
+demo: $(VENV)/demo.stamp ## see it work: jobs, retries, a dead letter, a crash; under 30 seconds, needs no server
+	$(BIN)/penstock demo
+
+setup: $(VENV)/dev.stamp ## create .venv with everything development needs
+
+fmt: setup ## format the code and mend what can be mended
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+lint: setup ## ruff, all rules, and its formatter
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: setup ## mypy --strict and pyright strict, over src and the user's view in tests/typing
+	$(BIN)/mypy src $(wildcard tests/typing/*.py)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: setup ## who may import whom (import-linter)
+	$(BIN)/lint-imports
+
+servers: ## install the servers that tests start, where that is possible
+	@[ -n "$$PENSTOCK_TEST_REDIS_URL" ] || .ci/ensure-package redis-server command -v redis-server
+
+test: setup servers ## all tests, against real servers, every snippet of the docs included
+	$(BIN)/pytest -ra $(ARGS)
+
+conformance: setup servers ## only the conformance suite, against every broker
+	$(BIN)/pytest -ra tests/conformance $(ARGS)
+
+bench: $(VENV)/dev.stamp servers ## measure, each figure beside a bare client's in the same run
+	$(BIN)/python -m benchmarks.core $(ARGS)
+
+docs: setup servers ## run every snippet of README, docs and examples; check the generated tables
+	$(BIN)/pytest -ra tests/docs $(ARGS)
+
+check: lint types layers test ## all of it: what CI runs
+
+pins: setup ## renew constraints/dev.txt from pyproject.toml
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml -o constraints/dev.txt
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/base.stamp: constraints/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "penstock needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1)." \
+	       "Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@.ci/ensure-package python3-venv $(PYTHON) -c 'import ensurepip, venv'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints/dev.txt pip hatchling editables
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
+	$(PIP) install --quiet --no-build-isolation -c constraints/dev.txt -e '.[sqlite]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/base.stamp pyproject.toml
+	$(PIP) install --quiet --no-build-isolation -c constraints/dev.txt -e '.[all]' --group dev
+	@touch $(VENV)/demo.stamp $@

@@ -1,0 +1,83 @@
+"""Opening brokers and stores by URL: the only place that knows every adapter.
+
+====================================  =============================================  ==================
+URL                                   broker                                         extra
+====================================  =============================================  ==================
+``memory://`` · ``memory://name``     this process's memory; a name is shared         none
+``sqlite:///file.db`` · ``sqlite://``  one SQLite file; without a file, memory        ``sqlite``
+``redis://`` ``rediss://`` ``unix://``  Redis Streams                                 ``redis``
+``valkey://`` ``valkeys://``          Valkey Streams                                 ``redis``
+====================================  =============================================  ==================
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .broker import Broker
+from .errors import InvalidURL
+from .store import Store
+
+if TYPE_CHECKING:
+    from .brokers.memory_system import MemorySystem
+
+REDIS = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
+SCHEMES = "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://"
+
+_systems: dict[str, MemorySystem] = {}
+
+
+def open_broker(url: str, **options: Any) -> Broker[Any]:
+    """A broker for ``url``, not connected yet: the first use opens it, or ``await broker.open()``.
+
+    ``options`` are the driver's own (see its page in the reference). Raises ``InvalidURL``, ``MissingExtra``,
+    ``ConfigurationError``.
+    """
+    scheme = _scheme(url)
+    if scheme == "memory":
+        return _memory(urlsplit(url).netloc, options)
+    if scheme == "sqlite":
+        from .brokers.sql import SqlBroker
+
+        return SqlBroker.from_url(url, **options)
+    if scheme in REDIS:
+        from .brokers.redis_streams import RedisStreamsBroker
+
+        return RedisStreamsBroker.from_url(url, **options)
+    raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
+
+
+def open_store(url: str) -> Store:
+    """A store for idempotency keys at ``url``. Raises as ``open_broker`` does."""
+    scheme = _scheme(url)
+    if scheme == "memory":
+        from .stores.memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite":
+        from .stores.sql import SqlStore
+
+        return SqlStore.from_url(url)
+    if scheme in REDIS:
+        from .stores.redis import RedisStore
+
+        return RedisStore.from_url(url)
+    raise InvalidURL(f"no store for {scheme}://; expected one of {SCHEMES}")
+
+
+def _scheme(url: str) -> str:
+    if not isinstance(url, str) or "://" not in url:
+        raise InvalidURL(f"expected a URL such as {SCHEMES}; got {type(url).__name__} without ://")
+    return url.partition("://")[0].lower()
+
+
+def _memory(name: str, options: dict[str, Any]) -> Broker[Any]:
+    from .brokers.memory import MemoryBroker
+    from .brokers.memory_system import MemorySystem
+
+    if options:
+        raise InvalidURL(f"memory:// takes no options, got {', '.join(options)}")
+    system = _systems.setdefault(name, MemorySystem()) if name else MemorySystem()
+    return MemoryBroker(system, identity=f"memory:{os.getpid()}:{os.urandom(4).hex()}")

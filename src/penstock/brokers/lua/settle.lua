@@ -1,0 +1,63 @@
+-- Apply a batch of outcomes of one group, each whole or not at all.
+-- KEYS  1 stream   2 sorted set of delayed messages   3 dead-letter stream
+-- ARGV  1 group   2 owner   3 '1': check that the owner still is the owner   4 '1': keep acked entries
+--       5 number of plain acks, then their ids, then for each other outcome:
+--         'later', id, delay in ms, member in three parts (the middle one only if there are several groups)
+--         'dead', id, number of fields and values, fields and values
+--         'release', id, how often it was handed over
+-- Returns {ids that are no longer the owner's, first error or '', ids it befell}. What is written elsewhere is
+-- written before the ack: an error then leaves the entry leased, not lost.
+local stream, group, owner = KEYS[1], ARGV[1], ARGV[2]
+local check, keep = ARGV[3] == '1', ARGV[4] == '1'
+local lost, done, failed, problem = {}, {}, {}, ''
+local several = nil
+
+local function acknowledge(id)
+  if redis.call('XACK', stream, group, id) == 1 then
+    done[#done + 1] = id
+  else
+    lost[#lost + 1] = id
+  end
+end
+
+local function later(id, at)
+  if several == nil then several = #groups_of(stream) > 1 end
+  local member = ARGV[at + 1] .. (several and ARGV[at + 2] or '') .. ARGV[at + 3]
+  return redis.pcall('ZADD', KEYS[2], whole(now_ms() + ARGV[at]), member)
+end
+
+local at = 6 + ARGV[5]
+for i = 6, at - 1 do
+  if check and not leased(stream, group, ARGV[i], owner) then
+    lost[#lost + 1] = ARGV[i]
+  else
+    acknowledge(ARGV[i])
+  end
+end
+
+while at <= #ARGV do
+  local kind, id = ARGV[at], ARGV[at + 1]
+  local size = kind == 'later' and 4 or kind == 'release' and 1 or 1 + ARGV[at + 2]
+  at = at + 2
+  if not leased(stream, group, id, check and owner or nil) then
+    lost[#lost + 1] = id
+  elseif kind == 'release' then
+    if not give_back(stream, group, id, tonumber(ARGV[at])) then lost[#lost + 1] = id end
+  else
+    local reply
+    if kind == 'later' then
+      reply = later(id, at)
+    else
+      reply = redis.pcall('XADD', KEYS[3], '*', unpack(ARGV, at + 1, at + ARGV[at]))
+    end
+    if type(reply) == 'table' and reply.err then
+      failed[#failed + 1], problem = id, problem ~= '' and problem or reply.err
+    else
+      acknowledge(id)
+    end
+  end
+  at = at + size
+end
+
+if not keep then delete_if_done(stream, done) end
+return {lost, problem, failed}

@@ -1,0 +1,90 @@
+-- Shared by the scripts of the redis_streams driver; the files are joined before they are sent.
+
+-- Consumer that holds what was handed back: its entries may be taken at once, whatever their lease.
+local RELEASED = 'released'
+-- Idle time of what was handed back, in ms: ten years, longer than any lease.
+local LONG_AGO = '315360000000'
+-- unpack() has a limit near 8000.
+local SLICE = 4000
+
+-- Server time in whole ms, rounded up so that nothing comes early.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.ceil(time[2] / 1000)
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- a <= b for two entry ids; both halves may be larger than a double holds exactly.
+local function at_most(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if #a_ms ~= #b_ms then return #a_ms < #b_ms end
+  if a_ms ~= b_ms then return a_ms < b_ms end
+  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
+  return a_seq <= b_seq
+end
+
+-- The groups of a stream as {name, last} with the id last delivered; none if there is no stream.
+local function groups_of(stream)
+  local groups = {}
+  local reply = redis.pcall('XINFO', 'GROUPS', stream)
+  if reply.err then return groups end
+  for i, flat in ipairs(reply) do
+    local group = {}
+    for j = 1, #flat, 2 do
+      if flat[j] == 'name' then group.name = flat[j + 1] end
+      if flat[j] == 'last-delivered-id' then group.last = flat[j + 1] end
+    end
+    groups[i] = group
+  end
+  return groups
+end
+
+-- Whether somebody (or `owner`, if given) holds the entry under a lease of `group`.
+local function leased(stream, group, id, owner)
+  local reply
+  if owner then
+    reply = redis.pcall('XPENDING', stream, group, id, id, 1, owner)
+  else
+    reply = redis.pcall('XPENDING', stream, group, id, id, 1)
+  end
+  return not reply.err and #reply > 0
+end
+
+local function delete(stream, ids)
+  for i = 1, #ids, SLICE do
+    redis.call('XDEL', stream, unpack(ids, i, math.min(i + SLICE - 1, #ids)))
+  end
+end
+
+-- Delete acked entries that no group needs any more: each has gone past them and holds none of them.
+local function delete_if_done(stream, ids)
+  if #ids == 0 then return end
+  local groups = groups_of(stream)
+  if #groups <= 1 then return delete(stream, ids) end
+  local doomed = {}
+  for _, group in ipairs(groups) do
+    group.lowest = redis.call('XPENDING', stream, group.name)[2]
+  end
+  for _, id in ipairs(ids) do
+    local done = true
+    for _, group in ipairs(groups) do
+      if not at_most(id, group.last)
+        or (group.lowest and at_most(group.lowest, id) and leased(stream, group.name, id)) then
+        done = false
+        break
+      end
+    end
+    if done then doomed[#doomed + 1] = id end
+  end
+  delete(stream, doomed)
+end
+
+-- Hand an entry back as if this handing-over had not happened. `count`: how often it was handed over so far.
+local function give_back(stream, group, id, count)
+  return #redis.call('XCLAIM', stream, group, RELEASED, 0, id, 'IDLE', LONG_AGO,
+    'RETRYCOUNT', math.max(count - 1, 0), 'JUSTID') > 0
+end

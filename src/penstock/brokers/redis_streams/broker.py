@@ -1,0 +1,192 @@
+"""The driver: the port of ``penstock.broker`` over streams, groups and one Lua library.
+
+publish: XADD, many in one buffer; a sorted set for later; one script where a message is to be published once.
+fetch: ``reading``. settle and extend: ``settling``. What is on the wire: ``wire``. What is for people: ``inspection``.
+
+A lease is the idle time of an entry in its group: whoever renews resets it, ``reclaim`` takes what is idle for longer.
+Fencing: an outcome that surely arrives within its lease needs no check of the owner (nobody else could take it over);
+one that may be late is checked, entry by entry, in the same script that applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
+from ...clients.redis import RedisAddress, RedisClient
+from ...clients.redis_py import RedisPyClient
+from ...clock import SYSTEM_CLOCK, Clock
+from ...errors import BrokerError
+from ...message import Delivery
+from . import settling
+from .inspection import RedisStreamsInspection
+from .options import Keys, Receipt, RedisStreamsOptions, new_identity
+from .publishing import publish
+from .reading import GroupReader, Membership
+from .scripts import PROMOTE, TRIM
+from .settling import Batch
+from .wire import handled_by
+
+MAX_BATCH = 1000
+_DEFAULTS = RedisStreamsOptions()
+
+
+class RedisStreamsBroker(RedisStreamsInspection):
+    """One owner of leases on one server."""
+
+    capabilities = Capabilities(
+        max_delay=FOREVER,
+        ordered=True,
+        fanout=True,
+        persistent=True,
+        binary=True,
+        idempotent=True,
+        shared=True,
+        max_batch=MAX_BATCH,
+        max_body=512 * 1024 * 1024,
+    )
+
+    def __init__(
+        self,
+        client: RedisClient,
+        *,
+        options: RedisStreamsOptions = _DEFAULTS,
+        clock: Clock = SYSTEM_CLOCK,
+        original: RedisStreamsBroker | None = None,
+    ) -> None:
+        super().__init__(client, clock)
+        self.options = options
+        self._original = original
+        self.identity: str = original.identity if original else options.consumer or new_identity()
+        self._members: dict[tuple[str, str], Membership] = original._members if original else {}
+        self._readers: dict[tuple[str, str], GroupReader] = {}
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
+    ) -> RedisStreamsBroker:
+        """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
+        client = RedisPyClient(RedisAddress.parse(url), timeout=timeout)
+        return cls(client, options=RedisStreamsOptions(**options), clock=clock)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, identity={self.identity!r})"
+
+    # ----------------------------------------------------------------------------------------------------- lifecycle
+
+    async def open(self) -> None:
+        await self._client.call("PING")
+
+    async def close(self) -> None:
+        readers, self._readers = self._readers, {}
+        try:
+            if self._original is None:
+                with suppress(BrokerError):  # what cannot be given back lapses with its lease
+                    for reader in readers.values():
+                        await reader.leave()
+                self._members.clear()
+        finally:
+            for reader in readers.values():
+                await reader.close()
+            await self._client.close()
+
+    def fork(self) -> RedisStreamsBroker:
+        return RedisStreamsBroker(
+            self._client.fork(), options=self.options, clock=self._clock, original=self._original or self
+        )
+
+    # ------------------------------------------------------------------------------------------------------- the port
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
+        return await publish(self._client, messages, self._clock.time())
+
+    async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
+        return await self._reader(subscription).fetch(min(limit, MAX_BATCH), wait)
+
+    async def reclaim(
+        self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
+    ) -> Sequence[Delivery[Receipt]]:
+        return await self._reader(subscription).reclaim(min(limit, MAX_BATCH), above, below)
+
+    async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
+        clock, keep = self._clock, self.options.retention == "keep"
+        lost: list[Delivery[Receipt]] = []
+        batches: dict[tuple[str, str], Batch] = {}
+        now = clock.time()
+        for item in settlements:
+            delivery = item.delivery
+            name = (delivery.source, delivery.group)
+            batch = batches.get(name)
+            if batch is None:
+                member = self._members.get(name)
+                if member is None:
+                    lost.append(delivery)
+                    continue
+                batch = batches[name] = Batch(member, self.identity, now)
+            if not batch.add(item):
+                lost.append(delivery)
+            elif batch.full:
+                lost += await batches.pop(name).apply(self._client, keep=keep, monotonic=clock.monotonic())
+                self._look_soon(name, batch)
+        for name, batch in batches.items():
+            lost += await batch.apply(self._client, keep=keep, monotonic=clock.monotonic())
+            self._look_soon(name, batch)
+        return lost
+
+    async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
+        lost: list[Delivery[Receipt]] = []
+        parts: dict[tuple[str, str], list[Delivery[Receipt]]] = {}
+        for delivery in deliveries:
+            parts.setdefault((delivery.source, delivery.group), []).append(delivery)
+        for name, part in parts.items():
+            member = self._members.get(name)
+            if member is None:
+                lost += part
+            else:
+                now = self._clock.monotonic()
+                lost += await settling.extend(self._client, member, self.identity, part, lease, now)
+        return lost
+
+    # -------------------------------------------------------------------------------------------------- capabilities
+
+    async def promote_due(self, destination: str, limit: int, *, delayed: str | None = None) -> Promoted:
+        """As the port says. Members that name another stream go there; those that cannot be read to the dead letters."""
+        source, by = delayed or Keys.delayed(destination), handled_by("", self.identity)
+        dead = Keys.dead(destination)
+        limit = min(limit, MAX_BATCH)
+        count, wait, elsewhere = await self._client.run(PROMOTE, [source, destination, dead], [limit, by])
+        others: dict[bytes, list[bytes]] = {}
+        for name, member in zip(elsewhere[::2], elsewhere[1::2], strict=True):
+            others.setdefault(name, []).append(member)
+        for name, members in others.items():
+            moved, wait, _ = await self._client.run(PROMOTE, [source, name, dead], [limit, by, *members])
+            count += moved
+        return Promoted(count, None if wait < 0 else wait / 1000)
+
+    async def trim(self, subscription: Subscription) -> int:
+        silence = max(10 * subscription.lease, self.options.owner_gone_after)
+        keep = int(self.options.retention == "keep")
+        args = [subscription.group, int(silence * 1000), self.identity, keep]
+        return int(await self._client.run(TRIM, [subscription.source], args))
+
+    # ------------------------------------------------------------------------------------------------------- plumbing
+
+    def _reader(self, subscription: Subscription) -> GroupReader:
+        name = (subscription.source, subscription.group)
+        reader = self._readers.get(name)
+        if reader is None:
+            member = self._members.get(name)
+            if member is None:
+                member = self._members[name] = Membership(subscription)
+            reader = GroupReader(self._client, self.identity, member, self.options, self._clock)
+            self._readers[name] = reader
+        if reader.membership.subscription is not subscription:
+            reader.membership.subscription = subscription
+        return reader
+
+    def _look_soon(self, name: tuple[str, str], batch: Batch) -> None:
+        reader = self._readers.get(name)
+        if batch.released and reader is not None:
+            reader.look_soon()

@@ -1,0 +1,224 @@
+"""The side of the driver for people: sizes, dead letters, living workers, a diagnosis of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...broker import DeadMessage, Finding, GroupStats, Presence, StreamStats
+from ...clients.redis import RedisClient, ReplyError
+from ...clock import Clock
+from ...errors import AccessDenied
+from ...message import Message
+from .options import Keys
+from .reading import RELEASED
+from .scripts import PRESENCE, PURGE, REQUEUE
+from .wire import RAW, Fields, Unreadable, aged_headers, parse_failure, parse_json, pick, read_entry, texts
+
+WORKERS, BEATS = "penstock:{workers}", "penstock:{workers}:beats"
+PAGE = 1000
+
+
+class RedisStreamsInspection:
+    """Reads and mends; knows nothing of leases."""
+
+    def __init__(self, client: RedisClient, clock: Clock) -> None:
+        self._client, self._clock = client, clock
+
+    @property
+    def url(self) -> str:
+        return self._client.url
+
+    async def sources(self) -> Sequence[str]:
+        found: set[bytes] = set()
+        cursor: bytes | None = None
+        while cursor != b"0":
+            cursor, names = await self._client.call("SCAN", cursor or 0, "COUNT", PAGE, "TYPE", "stream")
+            found.update(names)
+        return sorted(name for name in texts(list(found)) if not name.endswith(":dlq"))
+
+    async def stats(self, source: str) -> StreamStats:
+        size, delayed, dead, oldest, groups = await self._client.many(
+            [
+                ("XLEN", source),
+                ("ZCARD", Keys.delayed(source)),
+                ("XLEN", Keys.dead(source)),
+                ("XRANGE", source, "-", "+", "COUNT", 1),
+                ("XINFO", "GROUPS", source),
+            ]
+        )
+        for reply in (size, delayed, dead, oldest):
+            if isinstance(reply, Exception):
+                raise reply
+        groups = [] if isinstance(groups, ReplyError) else groups  # there is no such stream
+        if isinstance(groups, Exception):
+            raise groups
+        age = None
+        if oldest:
+            at = _message(oldest[0]).enqueued_at
+            age = None if at is None else max(self._clock.time() - at, 0.0)
+        described = [_pairs(flat) for flat in groups]
+        stats = [await self._group(source, group, size if len(groups) == 1 else None) for group in described]
+        return StreamStats(
+            source=source, size=size, delayed=delayed, dead=dead, oldest_age=age, groups=tuple(stats)
+        )
+
+    async def _group(self, source: str, group: dict[bytes, Any], size: int | None) -> GroupStats:
+        pending = await self._client.call("XPENDING", source, group[b"name"])
+        owners = {name: int(count) for name, count in pending[3] or []}
+        released = owners.pop(RELEASED.encode(), 0)
+        leased = pending[0] - released
+        lag: int | None = group.get(b"lag")
+        if lag is not None:
+            lag += released
+        elif size is not None:  # with one group, whatever is kept and not leased is yet to be fetched
+            lag = max(size - leased, 0)
+        return GroupStats(name=texts([group[b"name"]])[0], leased=leased, lag=lag, owners=len(owners))
+
+    async def peek(self, source: str, limit: int) -> Sequence[Message]:
+        entries = await self._client.call("XRANGE", source, "-", "+", "COUNT", max(limit, 0))
+        return [_message(entry) for entry in entries or []]
+
+    async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
+        start = "-" if after is None else f"({after}"
+        entries = await self._client.call("XRANGE", Keys.dead(source), start, "+", "COUNT", max(limit, 0))
+        return [_dead(entry) for entry in entries or []]
+
+    async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
+        now, dead, count = self._clock.time(), Keys.dead(source), 0
+        for i in range(0, len(ids), PAGE):
+            replies = await self._client.many([("XRANGE", dead, ident, ident) for ident in ids[i : i + PAGE]])
+            args: list[bytes | str] = []
+            for reply in replies:
+                if isinstance(reply, AccessDenied):
+                    raise reply
+                if isinstance(reply, Exception) or not reply:
+                    continue
+                entry_id, fields = reply[0]
+                try:
+                    _, headers = read_entry("", fields)
+                except Unreadable:
+                    continue
+                args += [entry_id, aged_headers(headers, 0, now)]
+            if args:
+                count += await self._client.run(REQUEUE, [dead, source], args)
+        return count
+
+    async def purge_dead(self, source: str, ids: Sequence[str]) -> int:
+        replies = await self._client.many([("XDEL", Keys.dead(source), ident) for ident in ids])
+        return sum(reply for reply in replies if isinstance(reply, int))
+
+    async def purge(self, source: str) -> int:
+        last = await self._client.call("XREVRANGE", source, "+", "-", "COUNT", 1)
+        count, start = 0, "-"
+        while last and start:
+            deleted, following = await self._client.run(PURGE, [source], [start, last[0][0], PAGE])
+            count, start = count + deleted, following.decode()
+        delayed = Keys.delayed(source)
+        waiting, _ = await self._client.many([("ZCARD", delayed), ("DEL", delayed)])
+        return count + int(waiting)
+
+    # ------------------------------------------------------------------------------------------------------- presence
+
+    async def beat(self, presence: Presence, ttl: float) -> None:
+        args = [presence.identity, msgspec.json.encode(presence), round(ttl * 1000)]
+        await self._client.run(PRESENCE, [WORKERS, BEATS], args)
+
+    async def leave(self, identity: str) -> None:
+        await self._client.run(PRESENCE, [WORKERS, BEATS], [identity, "", 0])
+
+    async def processes(self) -> Sequence[Presence]:
+        found = await self._client.run(PRESENCE, [WORKERS, BEATS], [""])
+        return sorted((msgspec.json.decode(item, type=Presence) for item in found), key=lambda each: each.identity)
+
+    # ------------------------------------------------------------------------------------------------------ diagnosis
+
+    async def diagnose(self) -> Sequence[Finding]:
+        info, syncing = await self._client.many([("INFO",), ("CONFIG", "GET", "appendfsync")])
+        if isinstance(info, Exception):
+            return [Finding(level="warning", subject="server", detail=f"INFO is not allowed, nothing can be said: {info}")]
+        facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+        findings = [_version(facts), _eviction(facts), _durability(facts), _role(facts)]
+        if isinstance(syncing, Exception):
+            detail = "CONFIG GET is not allowed: whether each write is synced to disk cannot be told"
+            findings.append(Finding(level="warning", subject="appendfsync", detail=detail))
+        return findings
+
+
+def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _message(entry: Sequence[Any]) -> Message:
+    ident, fields = entry[0].decode(), entry[1]
+    try:
+        return read_entry(ident, fields)[0]
+    except Unreadable:
+        return Message(id=ident, type="", body=pick(fields)[1] or b"")
+
+
+def _dead(entry: Sequence[Any]) -> DeadMessage:
+    ident, fields = entry[0].decode(), entry[1]
+    named: dict[bytes, bytes] = _pairs(fields)
+    error, handled = _object(named.get(b"error")), _object(named.get(b"handledBy"))
+    failure = parse_failure(named.get(b"failure"))
+    return DeadMessage(
+        id=ident,
+        message=_message(entry),
+        reason=str(error.get("reason", "")),
+        error=None if failure is None else f"{failure.type}: {failure.message}",
+        meta=error.get("meta"),
+        group=str(handled.get("group", "")),
+        owner=str(handled.get("consumer", "")),
+        died_at=int(ident.partition("-")[0]) / 1000,
+        raw=named.get(RAW) or _unreadable(fields),
+    )
+
+
+def _unreadable(fields: Fields) -> bytes | None:
+    """The entry as text, if nothing else can be made of it."""
+    try:
+        read_entry("", fields)
+    except Unreadable:
+        return repr(fields).encode()
+    return None
+
+
+def _object(raw: bytes | None) -> dict[str, Any]:
+    value = parse_json(raw)
+    return value if isinstance(value, dict) else {}
+
+
+def _version(facts: dict[str, str]) -> Finding:
+    name = "Valkey" if "valkey_version" in facts else "Redis"
+    version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
+    old = int(version.split(".")[0] or 0) < 7 if version[:1].isdigit() else False
+    detail = f"{name} {version}" + ("; the scripts need Redis 7 or newer, or Valkey" if old else "")
+    return Finding(level="danger" if old else "ok", subject="version", detail=detail)
+
+
+def _eviction(facts: dict[str, str]) -> Finding:
+    policy = facts.get("maxmemory_policy", "unknown")
+    if facts.get("maxmemory", "0") == "0" or policy == "noeviction":
+        return Finding(level="ok", subject="maxmemory-policy", detail=f"{policy}: nothing is evicted")
+    detail = f"{policy}: the server may throw jobs away when its memory is full; set noeviction"
+    level = "warning" if policy.startswith("volatile") else "danger"
+    return Finding(level=level, subject="maxmemory-policy", detail=detail)
+
+
+def _durability(facts: dict[str, str]) -> Finding:
+    if facts.get("aof_enabled") == "1":
+        return Finding(level="ok", subject="appendonly", detail="on: messages survive a restart")
+    detail = "off: messages since the last snapshot are lost when the server stops; set appendonly yes"
+    return Finding(level="warning", subject="appendonly", detail=detail)
+
+
+def _role(facts: dict[str, str]) -> Finding:
+    if facts.get("role", "master") != "master":
+        return Finding(level="danger", subject="role", detail="this is a replica: it takes no writes")
+    if facts.get("cluster_enabled") == "1":
+        detail = "cluster: name streams with a hash tag, such as {email}, so that their keys stay together"
+        return Finding(level="warning", subject="role", detail=detail)
+    return Finding(level="ok", subject="role", detail="primary")

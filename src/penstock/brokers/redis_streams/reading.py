@@ -1,0 +1,245 @@
+"""One group of one stream, read by one owner: new entries, those handed back, those whose lease lapsed.
+
+1. New entries come by XREADGROUP on a connection of their own, blocking in slices.
+2. What was handed back (the pseudo owner ``released``) is looked for before the first read, after each read that
+   brought nothing, and once per slice: the fast path pays nothing for it.
+3. A read that was cut off may have taken entries that nobody saw. Its connection is told to stop waiting, and what the
+   server says is ours but we do not hold is handed back, uncounted.
+4. A group that is missing is made: at first where the subscription wants it, later at the beginning, since nobody has
+   seen what is there now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ...broker import Subscription
+from ...clients.redis import RedisClient, ReplyError, code_of
+from ...clock import Clock
+from ...errors import AccessDenied, BrokerError, ConnectionFailed
+from ...message import Delivery, Message
+from .options import Keys, Receipt, RedisStreamsOptions
+from .scripts import CLAIM, RELEASE, SETTLE
+from .wire import HEADERS, PAYLOAD, Fields, Unreadable, parse_headers, pick, to_message
+
+RELEASED = "released"
+RECOVERIES = 2  # a read cut off before the server saw it may still take something after the first
+GONE = frozenset({"NOGROUP", "UNBLOCKED"})
+PAGE = 1000
+
+
+class Membership:
+    """What this owner holds in one group: shared by a broker and its forks."""
+
+    __slots__ = ("held", "subscription")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.held: dict[str, Receipt] = {}
+
+    @property
+    def delayed(self) -> str:
+        return self.subscription.delayed or Keys.delayed(self.subscription.source)
+
+    def deadline(self, start: float, lease: float) -> float:
+        """Until when a lease renewed after ``start`` is surely ours. Leaves time for a call to reach the server."""
+        lease = min(lease, self.subscription.lease)
+        return start + lease - min(1.0, lease / 10)
+
+
+class GroupReader:
+    """Reads for one subscription."""
+
+    def __init__(
+        self, client: RedisClient, owner: str, membership: Membership, options: RedisStreamsOptions, clock: Clock
+    ) -> None:
+        self._client, self._owner, self._options, self._clock = client, owner, options, clock
+        self.membership = membership
+        self._connection = client.dedicated()
+        self._reading, self._claiming = asyncio.Lock(), asyncio.Lock()
+        self._made = self.closing = False
+        self._look_at = float("-inf")
+        self._recoveries = 0
+        self._cut_off: list[int] = []
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        return self.membership.subscription.source, self.membership.subscription.group
+
+    def look_soon(self) -> None:
+        """Something was handed back: look for it before the next read."""
+        self._look_at = float("-inf")
+
+    async def fetch(self, limit: int, wait: float) -> list[Delivery[Receipt]]:
+        clock, slice_ = self._clock, self._options.look_around
+        async with self._reading:
+            now = clock.monotonic()
+            until, found = now + wait, list[Delivery[Receipt]]()
+            if not self._made:
+                await self._make_group()
+            if now >= self._look_at:
+                found = await self._look(limit)
+            while not found and not self.closing:
+                left = until - clock.monotonic()
+                found = await self._read(limit, min(max(left, 0.0), slice_))
+                if not found and not self.closing:
+                    found = await self._look(limit)
+                if left <= 0:
+                    break
+            return found
+
+    async def reclaim(self, limit: int, above: int, below: int | None) -> list[Delivery[Receipt]]:
+        """Take over what lapsed."""
+        if not self._made:
+            await self._make_group()
+        lease = max(int(self.membership.subscription.lease * 1000), 1)
+        async with self._claiming:
+            return await self._claim(lease, limit, "" if above <= 0 else above, "" if below is None else below, "")
+
+    async def leave(self) -> None:
+        """Stop reading, hand back everything this owner holds, leave the group."""
+        self.closing = True
+        if self._connection.id is not None:
+            self._cut_off.append(self._connection.id)
+        await self._unblock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * self._options.look_around):
+                await self._reading.acquire()
+                self._reading.release()
+        await self._connection.close()
+        source, group = self._names
+        with suppress(ReplyError):  # the group is gone, and with it all that there was to give back
+            await self._client.run(RELEASE, [source], [group, self._owner, 1])
+        self.membership.held.clear()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self.closing = True
+        await self._connection.close()
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    async def _read(self, limit: int, wait: float) -> list[Delivery[Receipt]]:
+        source, group = self._names
+        block = ("BLOCK", max(int(wait * 1000), 1)) if wait > 0 else ()
+        start = self._clock.monotonic()
+        try:
+            reply = await self._connection.call(
+                "XREADGROUP", "GROUP", group, self._owner, "COUNT", limit, *block, "STREAMS", source, ">", wait=wait
+            )
+        except ReplyError as error:
+            if error.code not in GONE:
+                raise
+            await self._make_group()
+            return []
+        except (ConnectionFailed, asyncio.CancelledError):
+            self._recoveries, self._look_at = RECOVERIES, float("-inf")
+            if self._connection.id is not None:
+                self._cut_off.append(self._connection.id)
+            raise
+        if not reply or self.closing:
+            return []
+        return await self._deliver(reply[0][1], start)
+
+    async def _look(self, limit: int) -> list[Delivery[Receipt]]:
+        """Take what was handed back; before that, hand back what a read that was cut off took."""
+        if self._recoveries:
+            await self._recover()
+            self._recoveries -= 1
+        self._look_at = self._clock.monotonic() + self._options.look_around
+        return await self._claim(0, limit, "", "", RELEASED)
+
+    async def _claim(self, idle: int, limit: int, *filters: str | int) -> list[Delivery[Receipt]]:
+        source, group = self._names
+        start = self._clock.monotonic()
+        try:
+            entries, _ = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
+        except ReplyError as error:
+            if error.code not in GONE:
+                raise
+            await self._make_group()
+            return []
+        return await self._deliver(entries, start) if entries else []
+
+    async def _recover(self) -> None:
+        source, group = self._names
+        held, start, orphans = self.membership.held, "-", list[str]()
+        async with self._claiming:
+            await self._unblock()
+            with suppress(ReplyError):
+                while page := await self._client.call("XPENDING", source, group, start, "+", PAGE, self._owner):
+                    orphans += [ident for item in page if (ident := item[0].decode()) not in held]
+                    start = "(" + page[-1][0].decode()
+                if orphans:
+                    await self._client.run(RELEASE, [source], [group, self._owner, 0, *orphans])
+
+    async def _unblock(self) -> None:
+        """End waiting reads of connections that we no longer listen to. Harmless if such an id has a new bearer."""
+        cut_off, self._cut_off = self._cut_off, []
+        for ident in cut_off:
+            with suppress(ReplyError, AccessDenied):
+                await self._client.call("CLIENT", "UNBLOCK", ident)
+
+    async def _make_group(self) -> None:
+        source, group = self._names
+        fresh = not self._made and self.membership.subscription.start == "next"
+        try:
+            await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
+        except BrokerError as error:
+            if code_of(error) != "BUSYGROUP":
+                raise
+        self._made = True
+
+    # ---------------------------------------------------------------------------------------------------- deliveries
+
+    async def _deliver(self, entries: Iterable[Sequence[Any]], start: float) -> list[Delivery[Receipt]]:
+        """Entries as ``[id, fields]`` or ``[id, fields, count]`` → deliveries, without what is meant for others."""
+        membership = self.membership
+        deadline = membership.deadline(start, membership.subscription.lease)
+        source, group = self._names
+        held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
+        for entry in entries:
+            ident, fields = entry[0].decode(), entry[1]
+            count = entry[2] if len(entry) > 2 else 1
+            defect = None
+            try:
+                if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
+                    receipt, body = Receipt(deadline, fields[1]), fields[3]
+                    headers = parse_headers(fields[1])
+                else:
+                    receipt, body, headers = _uncommon(fields, deadline)
+                if headers and headers.pop("retryGroup", group) != group:
+                    others.append(ident)
+                    continue
+                message = to_message(ident, headers, body)
+            except Unreadable as wrong:
+                defect, body = str(wrong), pick(fields)[1]
+                receipt = Receipt(deadline, b"", fields)
+                message = Message(id=ident, type="", body=body or b"")
+            held[ident] = receipt
+            found.append(
+                Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
+            )
+        if others:
+            await self._pass_by(others)
+        return found
+
+    async def _pass_by(self, ids: list[str]) -> None:
+        """Ack retries that are meant for another group."""
+        source, group = self._names
+        keep = int(self._options.retention == "keep")
+        keys = [source, self.membership.delayed, Keys.dead(source)]
+        await self._client.run(SETTLE, keys, [group, self._owner, 0, keep, len(ids), *ids])
+
+
+def _uncommon(fields: Fields, deadline: float) -> tuple[Receipt, bytes, dict[str, Any]]:
+    """An entry with other fields than headers and payload, or in another order."""
+    raw, body = pick(fields)
+    if raw is None:
+        raise Unreadable("it has no field headers")
+    if body is None:
+        raise Unreadable("it has no field payload")
+    return Receipt(deadline, raw, fields), body, parse_headers(raw)

@@ -1,0 +1,146 @@
+"""Outcomes → arguments of the settle script, one call for each group and batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ...broker import Settlement
+from ...clients.redis import Arg, RedisClient
+from ...errors import BrokerError
+from ...message import Delivery
+from ...outcome import Ack, DeadLetter, Release, Retry
+from .options import Keys, Receipt
+from .reading import Membership
+from .scripts import EXTEND, SETTLE
+from .wire import (
+    aged_headers,
+    delayed_member,
+    error_field,
+    failure_field,
+    handled_by,
+    milliseconds,
+    pick,
+    raw_field,
+)
+
+MAX_IDS = 1000
+
+
+class Batch:
+    """The settlements of one group, at most ``MAX_IDS``."""
+
+    __slots__ = ("_acks", "_deliveries", "_membership", "_now", "_others", "_owner", "_sure_until", "released")
+
+    def __init__(self, membership: Membership, owner: str, now: float) -> None:
+        self._membership, self._owner, self._now = membership, owner, now
+        self._acks: list[Arg] = []
+        self._others: list[Arg] = []
+        self._deliveries: dict[str, Delivery[Receipt]] = {}
+        self._sure_until = float("inf")
+        self.released = False
+
+    @property
+    def full(self) -> bool:
+        return len(self._deliveries) >= MAX_IDS
+
+    def add(self, item: Settlement[Receipt]) -> bool:
+        """Take a settlement in; false if its delivery is no longer held."""
+        delivery, outcome = item.delivery, item.outcome
+        ident, receipt = delivery.message.id, delivery.receipt
+        if self._membership.held.get(ident) is not receipt or ident in self._deliveries:
+            return False
+        if type(outcome) is Ack:
+            self._acks.append(ident)
+        else:
+            self._others += self._arguments(delivery, outcome)
+        self._deliveries[ident] = delivery
+        self._sure_until = min(self._sure_until, receipt.deadline)
+        return True
+
+    async def apply(self, client: RedisClient, *, keep: bool, monotonic: float) -> list[Delivery[Receipt]]:
+        """Run the script; return the deliveries that were lost."""
+        membership, subscription = self._membership, self._membership.subscription
+        keys = [subscription.source, membership.delayed, Keys.dead(subscription.source)]
+        check = int(monotonic >= self._sure_until)
+        head = (subscription.group, self._owner, check, int(keep), len(self._acks))
+        ids, problem, failed = await client.run(SETTLE, keys, (*head, *self._acks, *self._others))
+        for ident in failed:
+            del self._deliveries[ident.decode()]  # still leased
+        held = membership.held
+        for ident in self._deliveries:
+            held.pop(ident, None)
+        if problem:
+            raise BrokerError(f"{len(failed)} outcomes could not be written and are still leased: {problem.decode()}")
+        return [self._deliveries[ident.decode()] for ident in ids]
+
+    def _arguments(self, delivery: Delivery[Receipt], outcome: Any) -> tuple[Arg, ...]:
+        ident = delivery.message.id
+        match outcome:
+            case DeadLetter():
+                fields = self._dead_letter(delivery, outcome)
+                return ("dead", ident, len(fields), *fields)
+            case Retry(delay=delay, counts=counts) if delivery.defect is None:
+                attempt = delivery.attempt + 1 if counts else delivery.message.attempt
+                return self._later(delivery, delay or 0.0, attempt, self._now)
+            case Release(delay=delay) if delay > 0 and delivery.defect is None:
+                return self._later(delivery, delay, delivery.attempt, None)
+            case Release() | Retry():  # what cannot be read cannot be written anew: it stays the entry that it is
+                self.released = True
+                return ("release", ident, delivery.count)
+            case _:
+                raise TypeError(f"an outcome is Ack, Retry, DeadLetter or Release, not {outcome!r}")
+
+    def _later(self, delivery: Delivery[Receipt], delay: float, attempt: int, now: float | None) -> tuple[Arg, ...]:
+        headers = aged_headers(delivery.receipt.headers, attempt, now)
+        unique = os.urandom(12).hex()
+        parts = delayed_member(delivery.source, headers, delivery.message.body, unique, delivery.group)
+        return ("later", delivery.message.id, milliseconds(max(delay, 0.0) + 0.0004999), *parts)
+
+    def _dead_letter(self, delivery: Delivery[Receipt], outcome: DeadLetter) -> list[Arg]:
+        message, receipt = delivery.message, delivery.receipt
+        headers: bytes | None = receipt.headers
+        body: bytes | None = message.body
+        if delivery.defect is not None:
+            headers, body = pick(receipt.fields or [])
+        elif delivery.count > 1 or b'"retryGroup"' in receipt.headers:
+            headers = aged_headers(receipt.headers, delivery.attempt, None)
+        fields: list[Arg] = []
+        if headers is not None:
+            fields += ["headers", headers]
+        if body is not None:
+            fields += ["payload", body]
+        fields += ["error", error_field(outcome), "handledBy", handled_by(delivery.group, self._owner)]
+        if outcome.error is not None:
+            fields += ["failure", failure_field(outcome.error, message.id, delivery.count)]
+        if delivery.defect is not None:
+            fields += ["raw", raw_field(receipt.fields or [])]
+        return fields
+
+
+async def extend(
+    client: RedisClient,
+    membership: Membership,
+    owner: str,
+    deliveries: Sequence[Delivery[Receipt]],
+    lease: float,
+    now: float,
+) -> list[Delivery[Receipt]]:
+    """Renew the leases of one group; return those that are no longer this owner's."""
+    subscription, held = membership.subscription, membership.held
+    known = {d.message.id: d for d in deliveries if held.get(d.message.id) is d.receipt}
+    lost = [d for d in deliveries if known.get(d.message.id) is not d]
+    # Others measure the lease of the subscription: a shorter one begins with a part of it used up
+    used = max(milliseconds(subscription.lease - lease), 0)
+    ids = list(known)
+    for i in range(0, len(ids), MAX_IDS):
+        args = [subscription.group, owner, used, *ids[i : i + MAX_IDS]]
+        for gone in await client.run(EXTEND, [subscription.source], args):
+            delivery = known.pop(gone.decode())
+            held.pop(delivery.message.id, None)
+            lost.append(delivery)
+    deadline = membership.deadline(now, lease)
+    for delivery in known.values():
+        delivery.receipt.deadline = deadline
+    return lost

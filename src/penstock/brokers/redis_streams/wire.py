@@ -1,0 +1,241 @@
+"""The wire format of glide-kit as pure functions: text in, values out.
+
+An entry of ``<stream>``: two fields, ``headers`` (JSON object: type, attempt, enqueuedAt in ms, key, then whatever else
+the writer sent) and ``payload`` (the body as it is).
+
+A member of ``<stream>:retry``: ``{"stream":…,"fields":{"headers":"…","payload":"…"},"id":"…"}``, scored with the time
+it is due in ms. The id makes equal messages distinct; the original ignores it. A body that is not UTF-8 cannot be in
+there: it is written as base64 with a third field ``encoding`` = ``base64``, which travels with the entry whoever moves
+it and is undone when the entry is read.
+
+An entry of ``<stream>:dlq``: ``headers``, ``payload``, ``error`` (reason and meta), ``handledBy`` (group and consumer);
+then ``failure`` if there was an exception, and ``raw`` if the entry could not be read (all its fields, as JSON).
+
+Header ``retryGroup``: on a stream with several groups, the only group that a retried message is meant for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ...message import Message
+from ...outcome import DeadLetter
+
+Fields: TypeAlias = list[bytes]  #: name, value, name, value …
+
+HEADERS, PAYLOAD, ENCODING, RAW = b"headers", b"payload", b"encoding", b"raw"
+RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup"})
+MAX_TRACEBACK = 8192
+MAX_TEXT = 2048
+MAX_RAW_HEADERS_DEPTH = 64
+
+_decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Unreadable(Exception):  # noqa: N818 - what the entry is, not what we do wrong
+    """An entry that is no message; the text says why."""
+
+
+class _Headers(msgspec.Struct):
+    type: str
+    attempt: int
+    enqueuedAt: int  # noqa: N815 - the name on the wire
+    key: str | UnsetType = UNSET
+
+
+class Failure(msgspec.Struct, omit_defaults=True):
+    """The field ``failure`` of a dead letter."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    id: str = ""
+    deliveries: int = 1
+
+
+def to_json(value: Any) -> bytes:
+    """JSON for whatever a user hands in; what JSON lacks becomes its repr, what UTF-8 lacks an escape."""
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    try:
+        return json.dumps(value, default=repr, skipkeys=True, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(f"<{type(value).__name__} that cannot be written as JSON>").encode()
+
+
+def milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def headers_of(message: Message, now: float) -> bytes:
+    """The field ``headers`` of a message. Raises what msgspec raises for values that are no JSON."""
+    at = now if message.enqueued_at is None else message.enqueued_at
+    core = _Headers(message.type, message.attempt, round(at * 1000), UNSET if message.key is None else message.key)
+    if not message.headers:
+        return _encode(core)
+    extra = {name: value for name, value in message.headers.items() if name not in RESERVED}
+    return _encode(msgspec.to_builtins(core) | extra)
+
+
+def aged_headers(raw: bytes, attempt: int, now: float | None) -> bytes:
+    """The headers again with another attempt (and, with ``now``, another time); the rest as it was, in its order."""
+    members = _decode_members(raw)
+    members.pop("retryGroup", None)
+    members["attempt"] = msgspec.Raw(b"%d" % attempt)
+    if now is not None:
+        members["enqueuedAt"] = msgspec.Raw(b"%d" % milliseconds(now))
+    return _encode(members)
+
+
+def parse_headers(raw: bytes) -> dict[str, Any]:
+    """The headers as an object with a type and a whole attempt, or ``Unreadable``."""
+    try:
+        headers = _decode_headers(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        raise Unreadable(f"its headers are not a JSON object: {wrong}") from None
+    if type(headers.get("type")) is not str:
+        raise Unreadable("its headers name no type")
+    attempt = headers.get("attempt", 0)
+    if type(attempt) is not int or attempt < 0:
+        raise Unreadable(f"its attempt is not a whole number: {attempt!r:.80}")
+    return headers
+
+
+def to_message(entry_id: str, headers: dict[str, Any], body: bytes) -> Message:
+    """The message of parsed headers, which are used up."""
+    type_ = headers.pop("type")
+    attempt = headers.pop("attempt", 0)
+    at = headers.pop("enqueuedAt", None)
+    key = headers.pop("key", None)
+    if key is not None and type(key) is not str:
+        key = to_json(key).decode()
+    return Message(
+        id=entry_id,
+        type=type_,
+        body=body,
+        key=key,
+        attempt=attempt,
+        enqueued_at=at / 1000 if type(at) is int or type(at) is float else None,
+        headers=headers,
+    )
+
+
+def pick(fields: Fields) -> tuple[bytes | None, bytes | None]:
+    """Headers and body of an entry, ``None`` where the field is missing. Of equal names the last one counts."""
+    if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
+        return fields[1], fields[3]
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    body = named.get(PAYLOAD)
+    if body is not None and named.get(ENCODING) == b"base64":
+        try:
+            body = base64.b64decode(body, validate=True)
+        except binascii.Error:
+            pass  # it only looked like ours
+    return named.get(HEADERS), body
+
+
+def read_entry(entry_id: str, fields: Fields) -> tuple[Message, bytes]:
+    """The message of an entry and its raw headers, or ``Unreadable``."""
+    raw, body = pick(fields)
+    if raw is None:
+        raise Unreadable("it has no field headers")
+    if body is None:
+        raise Unreadable("it has no field payload")
+    headers = parse_headers(raw)
+    headers.pop("retryGroup", None)
+    return to_message(entry_id, headers, body), raw
+
+
+def delayed_member(stream: str, headers: bytes, body: bytes, ident: str, group: str) -> tuple[bytes, bytes, bytes]:
+    """A member of the sorted set in three parts; with the middle one it is for ``group`` only."""
+    text = _encode(headers.decode())
+    mark = _encode(f',"retryGroup":{_encode(group).decode()}')[1:-1]
+    try:
+        payload, encoding = _encode(body.decode()), b""
+    except UnicodeDecodeError:
+        payload, encoding = b'"%b"' % base64.b64encode(body), b',"encoding":"base64"'
+    head = b'{"stream":%b,"fields":{"headers":%b' % (_encode(stream), text[:-2])
+    tail = b'}","payload":%b%b},"id":"%b"}' % (payload, encoding, ident.encode())
+    return head, mark, tail
+
+
+def error_field(outcome: DeadLetter) -> bytes:
+    """The field ``error`` of a dead letter."""
+    parts: list[bytes] = []
+    if outcome.reason:
+        parts.append(b'"reason":%b' % to_json(outcome.reason))
+    if outcome.meta is not UNSET:
+        parts.append(b'"meta":%b' % to_json(outcome.meta))
+    return b"{%b}" % b",".join(parts)
+
+
+def handled_by(group: str, consumer: str) -> bytes:
+    """The field ``handledBy`` of a dead letter."""
+    return to_json({"group": group, "consumer": consumer})
+
+
+def failure_field(error: BaseException, entry_id: str, deliveries: int) -> bytes:
+    """The field ``failure`` of a dead letter."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot say what it is must not stop the dead letter
+        text = "<no text>"
+    return to_json(
+        {
+            "type": type(error).__name__,
+            "message": text[:MAX_TEXT],
+            "traceback": trace[-MAX_TRACEBACK:],
+            "id": entry_id,
+            "deliveries": deliveries,
+        }
+    )
+
+
+def raw_field(fields: Fields) -> bytes:
+    """All fields of an unreadable entry as JSON: name and value pairs, bytes that are no text as ``{"base64": …}``."""
+    return to_json([[_text(fields[i]), _text(fields[i + 1])] for i in range(0, len(fields) - 1, 2)])
+
+
+def _text(value: bytes) -> str | Mapping[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
+
+
+def parse_json(raw: bytes | None) -> Any:
+    """The JSON value, or ``None`` for what is none."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def parse_failure(raw: bytes | None) -> Failure | None:
+    """The field ``failure``, if there is one that can be read."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=Failure)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def texts(values: Sequence[bytes]) -> list[str]:
+    """Names from the server; bytes that are no UTF-8 survive the way back."""
+    return [value.decode("utf-8", "surrogateescape") for value in values]

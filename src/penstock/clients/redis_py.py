@@ -1,0 +1,264 @@
+"""The adapter for redis-py: its connections (TLS, authentication, Unix sockets), our own way of using them.
+
+redis-py connects and authenticates. From then on commands are packed by hiredis into one buffer and replies are
+parsed by hiredis in a row, on that connection's own stream: going through the per-command layer would cost several
+times the work itself. A connection belongs to one call at a time and returns to the pool only when every reply was
+read; on any failure or cancellation it is dropped, so replies never get out of step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL, MissingExtra
+from .redis import EXPECTED, Arg, Command, RedisAddress, Script, code_of, error_of
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+TIMEOUT = 10.0
+CONNECT_TIMEOUT = 5.0
+MAX_CONNECTIONS = 32
+SLOWEST = 1_000_000.0  # bytes per second: a big buffer gets as much more time
+CHUNK = 1 << 18
+INCOMPLETE = object()
+
+
+class translate:  # noqa: N801 - used as a statement, like contextlib's
+    """A context in which whatever the client library or the network raises becomes one of our errors."""
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None or isinstance(error, BrokerError) or not isinstance(error, Exception):
+            return
+        import redis.exceptions as theirs
+
+        denied = (theirs.AuthenticationError, theirs.AuthorizationError, theirs.NoPermissionError)
+        if isinstance(error, denied) or str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            raise AccessDenied(f"{self._url} refused us: {error}") from error
+        if isinstance(error, TimeoutError | theirs.TimeoutError):
+            raise ConnectionFailed(f"{self._url} did not answer in time") from error
+        if isinstance(error, OSError | EOFError | theirs.ConnectionError | theirs.InvalidResponse):
+            raise ConnectionFailed(f"{self._url} cannot be reached: {error or type(error).__name__}") from error
+        if isinstance(error, theirs.RedisError):
+            raise BrokerError(f"{self._url}: {error}") from error
+
+
+class _Link:
+    """One connected redis-py connection and the parser for its stream."""
+
+    __slots__ = ("_connection", "_parser", "_poll", "_reader", "_writer")
+
+    def __init__(self, connection: redis.asyncio.Connection) -> None:
+        import hiredis
+
+        self._connection = connection
+        # The two private names that we use of redis-py: its stream, both ways
+        reader, writer = connection._reader, connection._writer  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if reader is None or writer is None:
+            raise ConnectionResetError("the connection was closed while it was being made")
+        self._reader, self._writer = reader, writer
+        self._parser = hiredis.Reader(
+            protocolError=ConnectionResetError, replyError=error_of, notEnoughData=INCOMPLETE
+        )
+        self._poll: select.poll | None = None
+        if hasattr(select, "poll") and writer.get_extra_info("ssl_object") is None:
+            self._poll = select.poll()
+            self._poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def usable(self) -> bool:
+        """Whether nothing has happened to it while it was idle: any byte would be out of step, or the end."""
+        if self._reader.at_eof() or self._writer.is_closing():
+            return False
+        return self._poll is None or not self._poll.poll(0)
+
+    async def exchange(self, buffer: bytes, count: int, timeout: float) -> list[Any]:
+        """Write, and read ``count`` replies. If this raises, the link is dead."""
+        reader, feed, gets = self._reader, self._parser.feed, self._parser.gets
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(timeout):
+                self._writer.write(buffer)  # what the socket does not take is sent while we read
+                while len(replies) < count:
+                    reply = gets()
+                    if reply is not INCOMPLETE:
+                        replies.append(reply)
+                        continue
+                    data = await reader.read(CHUNK)
+                    if not data:
+                        raise EOFError("it closed the connection")
+                    feed(data)
+        except BaseException:
+            self.drop()
+            raise
+        return replies
+
+    def drop(self) -> None:
+        """Close at once, without waiting for anything."""
+        self._writer.transport.abort()
+        self._connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
+
+    async def close(self) -> None:
+        """Close in an orderly way."""
+        try:
+            await self._connection.disconnect()
+        except Exception:  # noqa: BLE001 - it is gone, which is all we want
+            self.drop()
+
+
+class RedisPyClient:
+    """A pool of redis-py connections to one server."""
+
+    def __init__(
+        self, address: RedisAddress, *, timeout: float = TIMEOUT, connect_timeout: float = CONNECT_TIMEOUT
+    ) -> None:
+        try:
+            import hiredis
+            import redis.asyncio
+        except ImportError as missing:
+            raise MissingExtra("redis", "redis") from missing
+        self.address, self._timeout, self._connect_timeout = address, timeout, connect_timeout
+        self._pack = hiredis.pack_command
+        settings = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
+        try:
+            self._maker = redis.asyncio.ConnectionPool.from_url(address.text, **settings)
+            self._maker.connection_kwargs.update(protocol=2, decode_responses=False)  # one reply per command
+            self._maker.make_connection()  # no I/O: finds unknown options
+        except (TypeError, ValueError) as wrong:
+            raise InvalidURL(f"{address.masked} has an option that cannot be used; {EXPECTED}") from wrong
+        asked = self._maker.connection_kwargs
+        self._timeout, self._connect_timeout = asked["socket_timeout"], asked["socket_connect_timeout"]
+        self._free: list[_Link] = []
+        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    def __repr__(self) -> str:
+        return f"RedisPyClient({self.address.masked!r})"
+
+    @property
+    def url(self) -> str:
+        return self.address.masked
+
+    async def call(self, *command: Arg) -> Any:
+        (reply,) = await self.exchange(self._pack(tuple(command)), 1)
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
+
+    async def many(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
+        pack = self._pack
+        return await self.exchange(b"".join([pack(tuple(command)) for command in commands]), len(commands))
+
+    async def run(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> Any:
+        try:
+            return await self.call(*script.command(keys, args))
+        except BrokerError as error:
+            if code_of(error) != "NOSCRIPT":
+                raise
+        return await self.call(*script.command(keys, args, whole=True))
+
+    def dedicated(self) -> RedisPyDedicated:
+        return RedisPyDedicated(self)
+
+    def fork(self) -> RedisPyClient:
+        return RedisPyClient(self.address, timeout=self._timeout, connect_timeout=self._connect_timeout)
+
+    async def close(self) -> None:
+        free, self._free = self._free, []
+        for link in free:
+            await link.close()
+
+    async def connect(self) -> _Link:
+        """A new connection, ready for commands."""
+        connection = self._maker.make_connection()
+        try:
+            with translate(self.url):
+                async with asyncio.timeout(self._connect_timeout + self._timeout):
+                    await connection.connect()
+                return _Link(connection)
+        except BaseException:
+            connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            raise
+
+    async def exchange(self, buffer: bytes, count: int) -> list[Any]:
+        """Send packed commands on a connection of the pool; return all replies."""
+        async with self._room:
+            link = await self._take()
+            with translate(self.url):
+                replies = await link.exchange(buffer, count, self._timeout + len(buffer) / SLOWEST)
+            if isinstance(replies[0], ConnectionFailed):
+                await link.close()  # a server that is loading or no longer primary: ask whoever answers next time
+            else:
+                self._free.append(link)
+            return replies
+
+    async def _take(self) -> _Link:
+        while self._free:
+            link = self._free.pop()
+            if link.usable():
+                return link
+            link.drop()
+        return await self.connect()
+
+    async def exchange_on(self, link: _Link, command: Command, wait: float) -> Any:
+        """Run one command on ``link``, with a deadline later than the server's."""
+        with translate(self.url):
+            (reply,) = await link.exchange(self._pack(tuple(command)), 1, wait + self._timeout)
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
+
+
+class RedisPyDedicated:
+    """A connection of one's own, made on first use and anew after it broke."""
+
+    def __init__(self, client: RedisPyClient) -> None:
+        self._client = client
+        self._link: _Link | None = None
+        self.id: int | None = None
+
+    async def call(self, *command: Arg, wait: float = 0.0) -> Any:
+        link = self._link
+        if link is None or not link.usable():
+            link = await self._connect()
+        self._link = None  # not usable again unless this call ends well
+        try:
+            reply = await self._client.exchange_on(link, command, wait)
+        except ConnectionFailed:
+            link.drop()
+            raise
+        except BrokerError:
+            self._link = link  # an error reply is a reply
+            raise
+        self._link = link
+        return reply
+
+    async def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def _connect(self) -> _Link:
+        if self._link is not None:
+            self._link.drop()
+            self._link = None
+        link = await self._client.connect()
+        try:
+            self.id = await self._client.exchange_on(link, ("CLIENT", "ID"), 0)
+        except AccessDenied:
+            self.id = None
+        except BaseException:
+            link.drop()
+            raise
+        return link

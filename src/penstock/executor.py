@@ -1,0 +1,174 @@
+"""Turning one delivery into one outcome. No broker I/O happens here, and nothing that a handler does gets out.
+
+1. What the driver could not read, what killed its workers too often, what is too large, what nobody handles and what
+   does not decode is dead-lettered (an unknown type only after a grace, so that a rolling deploy is safe).
+2. The middleware runs, and inside it the handler: a coroutine function here, a plain function in a thread.
+3. ``None`` is ``Ack``; an exception goes to the retry policy; a wish to retry is held against its limit; anything
+   that is no outcome is dead-lettered, the work being done but the contract broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from .clock import SYSTEM_CLOCK, Clock
+from .context import Context, enter
+from .errors import DecodeError, PayloadError, PayloadTooLarge, UnknownType, ValidationError, WrongReturn
+from .message import Delivery, Envelope
+from .outcome import ACK, Ack, DeadLetter, Outcome, Release, Retry
+from .pipeline import ConsumeMiddleware, compose
+from .registry import Registry, Route
+from .retry import RetryPolicy
+
+logger = logging.getLogger("penstock")
+
+UNKNOWN_TYPE_PAUSE = 5.0  # seconds between two looks at a message whose type nobody here knows yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a consumer accepts. ``max_body``: bytes of one body.
+
+    ``unknown_type_grace``: seconds since it was enqueued during which a message of an unknown type is handed back, for
+    a newer worker to take, before it is dead-lettered.
+    """
+
+    max_body: int = 8 * 1024 * 1024
+    unknown_type_grace: float = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Executor:
+    """Everything that a delivery needs on its way to an outcome. One per consumer."""
+
+    registry: Registry
+    policy: RetryPolicy
+    middleware: Sequence[ConsumeMiddleware] = ()
+    limits: Limits = field(default_factory=Limits)
+    clock: Clock = SYSTEM_CLOCK
+    threads: ThreadPoolExecutor | None = None
+    _call: Callable[[Envelope[Any]], Awaitable[Outcome]] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.middleware:
+            self._call = compose(self.middleware, self._handle)
+
+    def context(self, delivery: Delivery[Any]) -> Context:
+        """The context that the delivery's handler will see."""
+        message = delivery.message
+        return Context(
+            id=message.id,
+            type=message.type,
+            stream=delivery.source,
+            group=delivery.group,
+            attempt=message.attempt + delivery.count - 1,
+            max_attempts=self.policy.max_attempts,
+            key=message.key,
+            headers=message.headers,
+            enqueued_at=message.enqueued_at,
+        )
+
+    async def execute(self, delivery: Delivery[Any], context: Context) -> Outcome:
+        """The outcome of one delivery. Raises nothing but ``CancelledError`` when the slot itself is cancelled."""
+        message = delivery.message
+        route = self.registry.resolve(message.type)
+        if delivery.defect or delivery.count > 1 or route is None or len(message.body) > self.limits.max_body:
+            refusal = self._refuse(delivery, route)
+            if refusal is not None:
+                return refusal
+        assert route is not None
+        try:
+            payload = route.codec.decode(message.body)
+        except PayloadError as error:
+            return DeadLetter(_reason(error), error)
+        except Exception as error:
+            return DeadLetter("undecodable", error)
+        enter(context)
+        try:
+            if self._call is not None:
+                result = await self._call(Envelope(payload=payload, message=message, context=context))
+            elif route.threaded:
+                result = await self._in_thread(route, payload, context)
+            elif route.wants_context:
+                result = await route.call(payload, context)
+            else:
+                result = await route.call(payload)
+        except asyncio.CancelledError as error:
+            if _cancelled_from_outside():
+                raise
+            return self._failed(context, error)
+        except (Exception, SystemExit) as error:
+            return self._failed(context, error)
+        return ACK if result is None else self._accept(context, result)
+
+    def _refuse(self, delivery: Delivery[Any], route: Route | None) -> Outcome | None:
+        """The outcome of what must not reach a handler; ``None`` for what may."""
+        message = delivery.message
+        if delivery.defect:
+            return DeadLetter("undecodable", DecodeError(delivery.defect))
+        if delivery.count > 1 and delivery.attempt >= self.policy.max_attempts:
+            return DeadLetter("poison", meta={"deliveries": delivery.count, "attempts": delivery.attempt})
+        if len(message.body) > self.limits.max_body:
+            text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
+            return DeadLetter("tooLarge", PayloadTooLarge(text))
+        if route is None:
+            age = self.clock.time() - (message.enqueued_at or 0.0)
+            if age < self.limits.unknown_type_grace:
+                return Release(UNKNOWN_TYPE_PAUSE)
+            known = ", ".join(self.registry.types)
+            return DeadLetter("unknownType", UnknownType(f"no handler for type {message.type!r}; there are: {known}"))
+        return None
+
+    async def _handle(self, envelope: Envelope[Any]) -> Outcome:
+        """The innermost layer of the onion."""
+        route = self.registry.resolve(envelope.message.type)
+        assert route is not None
+        if route.threaded:
+            result = await self._in_thread(route, envelope.payload, envelope.context)
+        elif route.wants_context:
+            result = await route.call(envelope.payload, envelope.context)
+        else:
+            result = await route.call(envelope.payload)
+        return ACK if result is None else result
+
+    async def _in_thread(self, route: Route, payload: Any, context: Context) -> Any:
+        arguments = (payload, context) if route.wants_context else (payload,)
+        run = partial(contextvars.copy_context().run, route.call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, run)
+
+    def _accept(self, context: Context, result: Any) -> Outcome:
+        """Hold what the handler returned against the contract and the policy."""
+        if isinstance(result, Retry):
+            return self.policy.again(context.attempt, result)
+        if isinstance(result, Ack | DeadLetter | Release):
+            return result
+        text = (
+            f"the handler of {context.type!r} returned {type(result).__name__};"
+            " expected None, Ack(), Retry(…), DeadLetter(…) or Release()"
+        )
+        return DeadLetter("wrongReturn", WrongReturn(text))
+
+    def _failed(self, context: Context, error: BaseException) -> Outcome:
+        """Ask the policy; a policy that fails itself does not cost the message."""
+        try:
+            return self.policy.decide(context.attempt, error)
+        except Exception:
+            logger.exception("the retry policy failed; using the default backoff", extra=context.fields())
+            return RetryPolicy(max_attempts=self.policy.max_attempts).decide(context.attempt, error)
+
+
+def _reason(error: PayloadError) -> str:
+    return "invalid" if isinstance(error, ValidationError) else "undecodable"
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether somebody cancelled this very task, as opposed to a handler that let a cancellation escape."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,107 @@
+"""The intake: fetches while there is room, keeps reading through outages, and knows whether it is healthy.
+
+How much is fetched ahead follows the handlers: as many messages as they finished in the last moments, so that slow
+jobs are not hoarded by one worker and fast ones never wait for the next read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .broker import Broker, Subscription
+from .clock import Clock
+from .errors import BrokerError
+from .ledger import Ledger
+from .message import Delivery
+from .outage import OutageLog
+
+logger = logging.getLogger("penstock")
+
+AHEAD = 0.05  # seconds of work that are fetched ahead
+PREFETCH_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetch:
+    """How far a consumer reads ahead of its slots. ``most``: messages; ``wait``: seconds of one blocking read."""
+
+    most: int = 1000
+    wait: float = 2.0
+
+
+class Intake:
+    """Moves messages from the broker into the ledger. ``accept`` takes what was fetched."""
+
+    def __init__(
+        self,
+        broker: Broker[Any],
+        subscription: Subscription,
+        ledger: Ledger,
+        accept: Callable[[Sequence[Delivery[Any]]], None],
+        *,
+        slots: int,
+        prefetch: Prefetch,
+        clock: Clock,
+        outage: OutageLog,
+    ) -> None:
+        self._broker, self._subscription, self._ledger, self._accept = broker, subscription, ledger, accept
+        self._slots, self._prefetch, self._clock, self._outage = slots, prefetch, clock, outage
+        self._most = min(prefetch.most, broker.capabilities.max_batch)
+        self._target = slots
+        self._average_size = 0.0
+        self._mark = (clock.monotonic(), 0)
+        self.answered_at: float | None = None
+
+    @property
+    def down(self) -> bool:
+        """Whether the last fetch failed."""
+        return self._outage.down
+
+    def room(self) -> int:
+        """How many more messages may be taken in now."""
+        return min(self._target - len(self._ledger.held), self._most)
+
+    async def run(self) -> None:
+        """Fetch until cancelled."""
+        ledger = self._ledger
+        while True:
+            room = self.room()
+            # Reading a few at a time would cost a round trip for each few: wait for half of it to be free.
+            if room <= 0 or (ledger.waiting and room * 2 < self._target):
+                ledger.room.clear()
+                await ledger.room.wait()
+                continue
+            try:
+                deliveries = await self._broker.fetch(self._subscription, room, self._prefetch.wait)
+            except BrokerError as error:
+                await self._clock.sleep(self._outage.failed(error))
+                continue
+            except Exception as error:
+                logger.exception("fetching from %s failed unexpectedly", self._subscription.source)
+                await self._clock.sleep(self._outage.failed(error))
+                continue
+            self._outage.recovered()
+            self.answered_at = self._clock.monotonic()
+            if deliveries:
+                self._adapt(deliveries)
+                self._accept(deliveries)
+            await self._clock.sleep(0)
+
+    def _adapt(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        """Set how far to read ahead from what was finished since the last batch came in."""
+        now, then = self.answered_at or 0.0, self._mark[0]
+        finished = self._ledger.counters.fetched - len(self._ledger.held)
+        if now - then > 0.001:
+            rate = (finished - self._mark[1]) / (now - then)
+            self._mark = (now, finished)
+            ahead = min(int(rate * AHEAD), 2 * self._prefetch.most)
+            # Grow fast, shrink slowly: an idle moment says nothing about the handlers.
+            self._target = self._slots + max(ahead, (self._target - self._slots) // 2)
+        size = sum(len(delivery.message.body) for delivery in deliveries) / len(deliveries)
+        self._average_size = max(size, self._average_size * 0.9)
+        if self._average_size * self._target > PREFETCH_BYTES:
+            self._target = max(self._slots, int(PREFETCH_BYTES / self._average_size))

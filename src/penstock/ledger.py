@@ -1,0 +1,112 @@
+"""What one consumer holds: everything fetched and not settled yet, in which state, and who waits for a change.
+
+``waiting`` → a slot runs it → ``finished`` → settled. ``held`` spans all of that, by message id; the lease keeper
+renews what is in it, back-pressure counts it. Plain state: no I/O. It belongs to the event loop; only ``held`` is also
+read by the lease keeper's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .broker import Settlement
+from .context import Context
+from .message import Delivery
+from .outcome import Outcome, Release
+
+SUSPECT_COUNT = 3  # handed over this often, i.e. two owners died with it: run it alone
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start, for the numbers that must add up."""
+
+    fetched: int = 0
+    acked: int = 0
+    retried: int = 0
+    dead: int = 0
+    released: int = 0
+    lost: int = 0
+    reclaimed: int = 0
+
+    @property
+    def processed(self) -> int:
+        """Executions that came to an outcome."""
+        return self.acked + self.retried + self.dead
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, suspect_limit: int) -> None:
+        self.waiting: deque[Delivery[Any]] = deque()
+        self.suspects: deque[Delivery[Any]] = deque()
+        self.held: dict[str, Delivery[Any]] = {}
+        self.contexts: dict[str, Context] = {}
+        self.finished: list[Settlement[Any]] = []
+        self.settling: set[str] = set()
+        self.counters = Counters()
+        self.done = asyncio.Event()
+        self.room = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._suspect_count = min(SUSPECT_COUNT, suspect_limit)
+
+    def add(self, deliveries: Iterable[Delivery[Any]]) -> None:
+        """Take fresh deliveries in.
+
+        A message that is still held here has come back because its lease lapsed while nobody else took it: it is the
+        same execution under a new lease, so it is not run again, and its outcome is written under the new lease.
+        """
+        held, waiting = self.held, self.waiting
+        for delivery in deliveries:
+            ident = delivery.message.id
+            known = ident in held
+            held[ident] = delivery
+            self.counters.fetched += 1
+            if known:
+                continue
+            if delivery.count >= self._suspect_count:
+                self.suspects.append(delivery)
+            else:
+                waiting.append(delivery)
+        if held:
+            self.idle.clear()
+
+    def finish(self, delivery: Delivery[Any], outcome: Outcome) -> None:
+        """Hand an outcome to the settler, under the newest lease; drop it if the lease is lost."""
+        current = self.held.get(delivery.message.id)
+        if current is None:
+            return
+        self.finished.append(Settlement(delivery=current, outcome=outcome))
+        self.done.set()
+
+    def forget(self, deliveries: Iterable[Delivery[Any]]) -> None:
+        """Settled, or lost: no longer ours."""
+        held = self.held
+        for delivery in deliveries:
+            held.pop(delivery.message.id, None)
+        self.room.set()
+        if not held:
+            self.idle.set()
+
+    def lose(self, delivery: Delivery[Any]) -> bool:
+        """Another worker has it now. True if that is news: not while its own settlement is on the way."""
+        ident = delivery.message.id
+        if self.held.get(ident) is not delivery or ident in self.settling:
+            return False
+        context = self.contexts.get(ident)
+        if context is not None:
+            context.lease_lost = True
+        self.forget((delivery,))
+        return True
+
+    def release_waiting(self) -> None:
+        """Give back everything that has not been started."""
+        for queue in (self.waiting, self.suspects):
+            while queue:
+                self.finish(queue.popleft(), Release())

@@ -1,0 +1,188 @@
+"""Producer[T]: the typed write side of one destination.
+
+``send`` returns when the broker has the message. Concurrent sends share round trips; a lone one waits for nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from .batching import Batcher
+from .broker import Broker, Outgoing
+from .clock import SYSTEM_CLOCK, Clock
+from .codec import Codec
+from .codecs import codec_for
+from .errors import ConfigurationError, PayloadTooLarge, UnsupportedFeature
+from .message import EMPTY, Message
+from .pipeline import Middleware, compose
+from .store import IdempotencyCache
+from .telemetry import TELEMETRY, Published, Telemetry
+
+T = TypeVar("T")
+
+SENTINEL_ID = "0-0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """Send a message with the same type and key only once in ``ttl`` seconds.
+
+    Without ``cache`` the broker itself does it, in one step with the append. With ``cache`` (any object with
+    ``set_if_absent``) the key is set first: a crash between the two loses that message, as with any outside cache.
+    For a duplicate ``send`` returns the first message's id, or, with a cache, which does not know it, ``0-0``.
+    """
+
+    ttl: float
+    cache: IdempotencyCache | None = None
+
+    def __post_init__(self) -> None:
+        if self.ttl <= 0:
+            raise ConfigurationError(f"an idempotency ttl is in seconds and more than 0, got {self.ttl}")
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Generic[T]):
+    """One item of ``send_many`` with options of its own."""
+
+    payload: T
+    type: str | None = None
+    key: str | None = None
+    delay: float = 0.0
+    headers: Mapping[str, Any] | None = None
+
+
+class Producer(Generic[T]):
+    """Writes payloads of one type to ``stream``.
+
+    ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
+    ``middleware``: around every publish, first outermost; it sees the encoded ``Outgoing`` and returns the id.
+    """
+
+    def __init__(
+        self,
+        broker: Broker[Any],
+        stream: str,
+        payload_type: type[T],
+        *,
+        default_type: str = "msg",
+        codec: Codec[T] | None = None,
+        idempotency: Idempotency | None = None,
+        middleware: Sequence[Middleware[Outgoing, str]] = (),
+        max_body: int = 8 * 1024 * 1024,
+        clock: Clock = SYSTEM_CLOCK,
+        telemetry: Telemetry = TELEMETRY,
+    ) -> None:
+        if not stream:
+            raise ConfigurationError("a producer needs the name of a stream, got an empty one")
+        if idempotency is not None and idempotency.cache is None and not broker.capabilities.idempotent:
+            raise UnsupportedFeature(f"{broker.url} cannot send idempotently by itself; give Idempotency a cache")
+        self.broker, self.stream = broker, stream
+        self._codec: Codec[T] = codec or codec_for(payload_type)
+        self._default_type, self._idempotency = default_type, idempotency
+        self._max_body = min(max_body, broker.capabilities.max_body)
+        self._clock, self._telemetry = clock, telemetry
+        self._batcher = Batcher(self._publish, limit=broker.capabilities.max_batch)
+        self._middleware = tuple(middleware)
+        self._submit = compose(self._middleware, self._batcher.submit)
+        self._opened = False
+
+    async def send(
+        self,
+        payload: T,
+        *,
+        type: str | None = None,  # noqa: A002 the word for it
+        key: str | None = None,
+        delay: float = 0.0,
+        headers: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Send one message, to be delivered after ``delay`` seconds; its id.
+
+        ``key``: idempotency key, carried along in any case. Raises ``EncodeError``, ``ValidationError``,
+        ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
+        """
+        if not self._opened:
+            await self._open()
+        outgoing = self._outgoing(payload, type, key, delay, headers)
+        return await self._one(outgoing)
+
+    async def send_many(
+        self, payloads: Iterable[T | Send[T]], *, type: str | None = None, delay: float = 0.0  # noqa: A002
+    ) -> list[str]:
+        """Send many messages in as few round trips as possible; their ids in order.
+
+        Items may be payloads or ``Send`` values with options of their own. Everything is encoded before anything is
+        sent. Raises as ``send`` does, and ``PublishError`` with the fate of each when only some were refused.
+        """
+        if not self._opened:
+            await self._open()
+        outgoings = [self._item(item, type, delay) for item in payloads]
+        if self._middleware or (self._idempotency is not None and self._idempotency.cache is not None):
+            return [await self._one(outgoing) for outgoing in outgoings]
+        ids: list[str] = []
+        for start in range(0, len(outgoings), self.broker.capabilities.max_batch):
+            ids += await self._publish(outgoings[start : start + self.broker.capabilities.max_batch])
+        if self._telemetry:
+            for outgoing in outgoings:
+                self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
+        return ids
+
+    async def _one(self, outgoing: Outgoing) -> str:
+        if self._is_cached(outgoing.message.key) and not await self._first(outgoing):
+            return SENTINEL_ID
+        ident = await self._submit(outgoing)
+        if self._telemetry:
+            self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
+        return ident
+
+    async def _open(self) -> None:
+        await self.broker.open()
+        self._opened = True
+
+    async def _publish(self, outgoings: Sequence[Outgoing]) -> Sequence[str]:
+        return await self.broker.publish(outgoings)
+
+    def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
+        if isinstance(item, Send):
+            return self._outgoing(item.payload, item.type or type_, item.key, item.delay or delay, item.headers)
+        return self._outgoing(item, type_, None, delay, None)
+
+    def _outgoing(
+        self, payload: T, type_: str | None, key: str | None, delay: float, headers: Mapping[str, Any] | None
+    ) -> Outgoing:
+        body = self._codec.encode(payload)
+        if len(body) > self._max_body:
+            raise PayloadTooLarge(
+                f"the payload has {len(body)} bytes, {self.stream!r} takes {self._max_body}; send a reference to it, or"
+                " raise max_body here and at the consumer"
+            )
+        if delay and not 0 <= delay <= self.broker.capabilities.max_delay:
+            self._check_delay(delay)
+        message = Message(
+            type=type_ or self._default_type,
+            body=body,
+            key=key,
+            enqueued_at=self._clock.time(),
+            headers=headers or EMPTY,
+        )
+        once = None
+        if key is not None and self._idempotency is not None and self._idempotency.cache is None:
+            once = self._idempotency.ttl
+        return Outgoing(destination=self.stream, message=message, delay=delay, once=once)
+
+    def _check_delay(self, delay: float) -> None:
+        if delay < 0 or math.isnan(delay):
+            raise ConfigurationError(f"delay is in seconds and not negative, got {delay}")
+        most = self.broker.capabilities.max_delay
+        raise UnsupportedFeature(f"{self.broker.url} can delay for at most {most} seconds, got {delay}")
+
+    def _is_cached(self, key: str | None) -> bool:
+        return key is not None and self._idempotency is not None and self._idempotency.cache is not None
+
+    async def _first(self, outgoing: Outgoing) -> bool:
+        assert self._idempotency is not None
+        assert self._idempotency.cache is not None
+        slot = f"idemp:{self.stream}:{outgoing.message.key}"
+        return await self._idempotency.cache.set_if_absent(slot, self._idempotency.ttl)

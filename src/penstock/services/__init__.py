@@ -1,0 +1,55 @@
+"""Background roles: one file each, named for the role.
+
+A role has a ``run_once`` that does a bounded piece of work and says after how many seconds it wants to be called again,
+so that the loop around it is trivial and the work can be tested without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Protocol
+
+from ..clock import Clock
+from ..errors import BrokerError
+from ..outage import OutageLog
+from ..telemetry import Telemetry
+
+logger = logging.getLogger("penstock")
+
+
+class Service(Protocol):
+    """A background role."""
+
+    @property
+    def name(self) -> str:
+        """The role, for logs."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """What it works on, for logs."""
+        ...
+
+    async def run_once(self) -> float:
+        """Do what is to be done now; the seconds until the next time (0: there is more)."""
+        ...
+
+
+async def run_forever(
+    service: Service, clock: Clock, dice: random.Random, telemetry: Telemetry, *, jitter: float = 0.2
+) -> None:
+    """Call ``run_once`` until cancelled, through every outage. ``jitter``: share of the pause that varies."""
+    outage = OutageLog(service.name, service.stream, clock, dice, telemetry)
+    while True:
+        try:
+            pause = await service.run_once()
+        except BrokerError as error:
+            pause = outage.failed(error)
+        except Exception as error:
+            logger.exception("%s of %s failed unexpectedly", service.name, service.stream)
+            pause = max(1.0, outage.failed(error))
+        else:
+            outage.recovered()
+            pause *= 1.0 + jitter * dice.uniform(-1.0, 1.0)
+        await clock.sleep(pause)

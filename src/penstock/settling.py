@@ -1,0 +1,167 @@
+"""The settler: outcomes leave in batches. While one batch is on its way, the next one gathers.
+
+A broker that cannot be reached is asked again, for as long as it takes, with the same settlements; the leases are
+renewed meanwhile. A batch that the broker refuses is settled one by one, so that one bad outcome does not hold up its
+neighbours; what cannot be settled at all stays leased, and comes back when the lease lapses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from .broker import Broker, Settlement
+from .clock import Clock
+from .errors import BrokerError, ConnectionFailed
+from .ledger import Ledger
+from .message import Delivery
+from .outage import OutageLog
+from .outcome import Ack, DeadLetter, Release, Retry
+from .telemetry import LeaseLost, Telemetry
+
+logger = logging.getLogger("penstock")
+
+MAX_BATCH = 1000
+
+
+class Settler:
+    """Writes the ledger's ``finished`` to the broker."""
+
+    def __init__(
+        self, broker: Broker[Any], ledger: Ledger, clock: Clock, telemetry: Telemetry, outage: OutageLog
+    ) -> None:
+        self._broker, self._ledger, self._clock = broker, ledger, clock
+        self._telemetry, self._outage = telemetry, outage
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        ledger = self._ledger
+        while True:
+            await ledger.done.wait()
+            ledger.done.clear()
+            while ledger.finished:
+                batch = ledger.finished[:MAX_BATCH]
+                del ledger.finished[:MAX_BATCH]
+                await self.settle(batch)
+
+    async def settle(self, batch: Sequence[Settlement[Any]]) -> None:
+        """Settle one batch for good."""
+        ledger = self._ledger
+        idents = [item.delivery.message.id for item in batch]
+        ledger.settling.update(idents)
+        try:
+            batch, lost, tries = await self._insist(batch)
+        finally:
+            ledger.settling.difference_update(idents)
+        if lost:
+            batch = self._again_under_a_newer_lease(batch, lost)
+        ledger.forget(item.delivery for item in batch)
+        self._count(batch, lost, uncertain=tries > 1)
+
+    def _again_under_a_newer_lease(
+        self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]]
+    ) -> Sequence[Settlement[Any]]:
+        """Outcomes refused because this worker itself took the message again meanwhile go out once more."""
+        renewed = {d.message.id for d in lost if self._ledger.held.get(d.message.id) is not d}
+        for item in batch:
+            if item.delivery.message.id in renewed:
+                self._ledger.finish(item.delivery, item.outcome)
+        return [item for item in batch if item.delivery.message.id not in renewed]
+
+    async def _insist(
+        self, batch: Sequence[Settlement[Any]]
+    ) -> tuple[Sequence[Settlement[Any]], Sequence[Delivery[Any]], int]:
+        """What was settled at last, what of it was lost, and how many tries it took."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                lost = await self._broker.settle(batch)
+            except ConnectionFailed as error:
+                await self._clock.sleep(self._outage.failed(error))
+                held = self._ledger.held
+                batch = [_renewed(item, held.get(item.delivery.message.id)) for item in batch]
+            except Exception as error:
+                if len(batch) > 1:
+                    return batch, await self._one_by_one(batch), tries
+                self._give_up(batch[0], error)
+                return (), (), tries
+            else:
+                self._outage.recovered()
+                return batch, lost, tries
+
+    async def _one_by_one(self, batch: Sequence[Settlement[Any]]) -> list[Delivery[Any]]:
+        lost: list[Delivery[Any]] = []
+        for item in batch:
+            lost += (await self._insist((item,)))[1]
+        return lost
+
+    def _give_up(self, item: Settlement[Any], error: Exception) -> None:
+        message = item.delivery.message
+        extra = {"stream": item.delivery.source, "type": message.type, "id": message.id}
+        logger.error(
+            "an outcome could not be written and its message will come back when the lease lapses: %s", error, extra=extra,
+            exc_info=None if isinstance(error, BrokerError) else error,
+        )
+
+    def lost_by_keeper(self, delivery: Delivery[Any]) -> None:
+        """The lease keeper was told that another worker has this delivery."""
+        if self._ledger.lose(delivery):
+            self._lost(delivery, uncertain=False)
+
+    def _count(
+        self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool
+    ) -> None:
+        counters = self._ledger.counters
+        gone = {id(delivery) for delivery in lost}
+        verbose = logger.isEnabledFor(logging.DEBUG)
+        for item in batch:
+            outcome = item.outcome
+            if gone and id(item.delivery) in gone:
+                self._lost(item.delivery, uncertain=uncertain)
+            elif isinstance(outcome, Ack):
+                counters.acked += 1
+                if verbose:
+                    logger.debug("ack", extra=_fields(item))
+            elif isinstance(outcome, Retry):
+                counters.retried += 1
+                logger.info("retry in %.3f s: %s", outcome.delay, _cause(outcome), extra=_fields(item))
+            elif isinstance(outcome, DeadLetter):
+                counters.dead += 1
+                logger.warning("dead letter: %s: %s", outcome.reason, _cause(outcome), extra=_fields(item))
+            elif isinstance(outcome, Release):
+                counters.released += 1
+
+    def _lost(self, delivery: Delivery[Any], *, uncertain: bool) -> None:
+        message = delivery.message
+        extra = {"stream": delivery.source, "type": message.type, "id": message.id}
+        if uncertain:
+            # An earlier try may have been applied before the connection broke; then nothing is lost at all.
+            logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
+            return
+        self._ledger.counters.lost += 1
+        logger.warning("lease lost: the outcome was not written, another worker has the message", extra=extra)
+        if self._telemetry:
+            self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
+
+
+def _renewed(item: Settlement[Any], held: Delivery[Any] | None) -> Settlement[Any]:
+    """The same outcome under the newest lease."""
+    return item if held is None or held is item.delivery else Settlement(delivery=held, outcome=item.outcome)
+
+
+def _fields(item: Settlement[Any]) -> dict[str, Any]:
+    delivery = item.delivery
+    return {
+        "stream": delivery.source,
+        "type": delivery.message.type,
+        "id": delivery.message.id,
+        "attempt": delivery.attempt,
+    }
+
+
+def _cause(outcome: Retry | DeadLetter) -> str:
+    error = outcome.error
+    return "asked for by the handler" if error is None else f"{type(error).__name__}: {error}"

@@ -1,0 +1,136 @@
+"""The slots: a fixed number of tasks that run deliveries one after another.
+
+Slots pull from the ledger's queue, so a handler that never suspends costs no task and no trip through the loop. A slot
+that takes work wakes the next one while there is more. Suspects, which may be what kills workers, run one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from .clock import Clock
+from .context import enter
+from .executor import Executor
+from .ledger import Ledger
+from .message import Delivery
+from .outcome import DeadLetter, Outcome, Release, Retry
+from .telemetry import Finished, OutcomeName, Started, Telemetry
+
+logger = logging.getLogger("penstock")
+
+TURN = 32  # messages after which a slot lets the loop have a turn, should its handlers never suspend
+
+
+class Slots:
+    """``concurrency`` tasks between the ledger's ``waiting`` and ``finished``."""
+
+    def __init__(
+        self, ledger: Ledger, executor: Executor, concurrency: int, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._ledger, self._executor, self._clock, self._telemetry = ledger, executor, clock, telemetry
+        self._concurrency = concurrency
+        self._tasks: list[asyncio.Task[None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._suspect: Delivery[Any] | None = None
+        self.running = 0
+
+    def start(self) -> None:
+        """Start the tasks."""
+        self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{n}") for n in range(self._concurrency)]
+
+    def wake(self) -> None:
+        """There is work: one slot is enough, it wakes the next."""
+        while self._idle:
+            future = self._idle.pop()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    async def stop(self) -> None:
+        """Cancel whatever runs and wait until it has ended; what was running is released."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _slot(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn = 0
+        while True:
+            delivery = self._next()
+            if delivery is None:
+                future: asyncio.Future[None] = loop.create_future()
+                self._idle.append(future)
+                await future
+                turn = 0
+                continue
+            if self._ledger.waiting:
+                self.wake()
+            try:
+                if delivery.message.id in self._ledger.held:  # else its lease was lost while it waited
+                    await self._run(delivery)
+            finally:
+                if self._suspect is delivery:
+                    self._suspect = None
+            turn += 1
+            if turn >= TURN:
+                turn = 0
+                await self._clock.sleep(0)
+
+    def _next(self) -> Delivery[Any] | None:
+        ledger = self._ledger
+        if ledger.suspects and self._suspect is None:
+            self._suspect = ledger.suspects.popleft()
+            return self._suspect
+        return ledger.waiting.popleft() if ledger.waiting else None
+
+    async def _run(self, delivery: Delivery[Any]) -> None:
+        ledger = self._ledger
+        ident = delivery.message.id
+        context = ledger.contexts[ident] = self._executor.context(delivery)
+        began = self._begin(delivery) if self._telemetry else 0.0
+        self.running += 1
+        outcome: Outcome
+        try:
+            outcome = await self._executor.execute(delivery, context)
+        except asyncio.CancelledError:
+            ledger.finish(delivery, Release())
+            raise
+        finally:
+            self.running -= 1
+            ledger.contexts.pop(ident, None)
+            enter(None)
+        ledger.finish(delivery, outcome)
+        if self._telemetry:
+            self._end(delivery, outcome, began)
+
+    def _begin(self, delivery: Delivery[Any]) -> float:
+        message = delivery.message
+        waited = None if message.enqueued_at is None else max(0.0, self._clock.time() - message.enqueued_at)
+        self._telemetry.emit(Started(delivery.source, delivery.group, message.type, waited))
+        return self._clock.monotonic()
+
+    def _end(self, delivery: Delivery[Any], outcome: Outcome, began: float) -> None:
+        self._telemetry.emit(
+            Finished(
+                delivery.source,
+                delivery.group,
+                delivery.message.type,
+                delivery.message.id,
+                delivery.attempt,
+                outcome_name(outcome),
+                self._clock.monotonic() - began,
+                outcome.reason if isinstance(outcome, DeadLetter) else "",
+            )
+        )
+
+
+def outcome_name(outcome: Outcome) -> OutcomeName:
+    """The word for an outcome in logs and metrics."""
+    if isinstance(outcome, Retry):
+        return "retry"
+    if isinstance(outcome, DeadLetter):
+        return "dead"
+    return "release" if isinstance(outcome, Release) else "ack"

@@ -1,0 +1,1 @@
+"""Stores: small state beside a broker, behind ``penstock.store.Store``."""

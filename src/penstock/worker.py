@@ -1,0 +1,224 @@
+"""The worker: consumers and services in one process, from start to a clean stop.
+
+start: open the brokers, start consumers, lease keeper and services · quiet: fetch no more · stop: give back what has
+not begun, drain, release the rest, leave. SIGTERM and SIGINT stop, a second one releases at once; SIGTSTP and SIGUSR1
+quiet. ``stop`` may be called at any time and any number of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from .broker import Broker, Presence, SupportsPresence
+from .clock import SYSTEM_CLOCK, Clock, wait_until
+from .consumer import Consumer, Surroundings
+from .errors import ConfigurationError
+from .services import Service, run_forever
+from .services.heartbeat import Heartbeat
+from .services.leases import KeeperThread, LeaseKeeper
+from .telemetry import TELEMETRY, Telemetry
+from .version import __version__
+
+logger = logging.getLogger("penstock")
+
+
+class Worker:
+    """Runs consumers until told to stop.
+
+    ``drain``: seconds that running handlers get when it stops. ``roles``: run scheduler, reclaimer, heartbeat and
+    pruner inside (a fleet may leave the scheduler to a standalone ``RetryDaemon``). ``lease_thread``: renew leases on a
+    thread; only simulations want it off. As a context manager it starts and stops; ``run`` serves until a signal.
+    """
+
+    def __init__(
+        self,
+        *consumers: Consumer[Any],
+        drain: float = 25.0,
+        roles: bool = True,
+        lease_thread: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+        dice: random.Random | None = None,
+        telemetry: Telemetry = TELEMETRY,
+    ) -> None:
+        if not consumers:
+            raise ConfigurationError("a worker needs at least one consumer")
+        self.consumers = consumers
+        self._drain, self._roles, self._lease_thread = drain, roles, lease_thread
+        self._around = Surroundings(clock, dice or random.SystemRandom(), telemetry)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper: KeeperThread | None = None
+        self._wanted_down = asyncio.Event()
+        self._stopping: asyncio.Task[bool] | None = None
+        self._hurry = asyncio.Event()
+        self._quiet = False
+        self._started_at: float | None = None
+
+    @property
+    def brokers(self) -> list[Broker[Any]]:
+        """The consumers' brokers, each once."""
+        return list({id(c.broker): c.broker for c in self.consumers}.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every consumer has an answer from its broker and none is in an outage."""
+        return not self._quiet and all(c.running is not None and c.running.healthy for c in self.consumers)
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything. Raises ``ConnectionFailed`` or ``AccessDenied`` if a broker cannot be used, then cleans up."""
+        if self._started_at is not None:
+            return
+        self._started_at = self._around.clock.time()
+        self._wanted_down.clear()
+        self._hurry.clear()
+        self._stopping, self._quiet = None, False
+        try:
+            for consumer in self.consumers:
+                await consumer.start(self._around)
+        except BaseException:
+            await self._stop(0.0)
+            raise
+        keepers = [c.running.keeper() for c in self.consumers if c.running is not None]
+        self._keep(keepers)
+        for service in self._services():
+            self._spawn(run_forever(service, self._around.clock, self._around.dice, self._around.telemetry))
+        logger.info("worker started: %s", ", ".join(c.name for c in self.consumers))
+
+    async def run(self) -> None:
+        """Start if need be, serve until a signal or ``shut_down``, then stop."""
+        await self.start()
+        with self._signals():
+            await self._wanted_down.wait()
+            await self.stop()
+
+    def shut_down(self) -> None:
+        """Ask ``run`` to come to its end; the second time, to hurry. Safe in a signal handler of the loop."""
+        if self._wanted_down.is_set():
+            self._hurry.set()
+        self._wanted_down.set()
+
+    async def quiet(self) -> None:
+        """Fetch no more; what is held goes on. Readiness turns red."""
+        self._quiet = True
+        await asyncio.gather(*(consumer.quiet() for consumer in self.consumers))
+
+    async def stop(self, timeout: float | None = None) -> bool:
+        """Stop cleanly within ``timeout`` seconds (by default the worker's ``drain``); true if nothing was interrupted.
+
+        Safe before start, and any number of times: every caller waits for the one stop.
+        """
+        if self._started_at is None:
+            return True
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(self._drain if timeout is None else timeout))
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(self, timeout: float) -> bool:
+        await self.quiet()
+        draining = asyncio.gather(*(consumer.stop(timeout) for consumer in self.consumers))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            logger.warning("second signal: releasing what runs")
+            for consumer in self.consumers:
+                consumer.interrupt()
+        clean = all(await draining)
+        hurry.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._keeper is not None:
+            await self._keeper.stop()
+            self._keeper = None
+        await asyncio.gather(*(self._leave(broker) for broker in self.brokers))
+        self._started_at = None
+        logger.info("worker stopped%s", "" if clean else "; some messages were released unfinished")
+        return clean
+
+    async def _leave(self, broker: Broker[Any]) -> None:
+        try:
+            if self._roles and isinstance(broker, SupportsPresence):
+                await broker.leave(broker.identity)
+            await broker.close()
+        except Exception as error:
+            logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
+
+    def _keep(self, keepers: list[LeaseKeeper]) -> None:
+        around = self._around
+        if self._lease_thread:
+            self._keeper = KeeperThread(keepers, around.clock, around.dice, around.telemetry)
+            self._keeper.start()
+            return
+        for keeper in keepers:
+            self._spawn(run_forever(keeper, around.clock, around.dice, around.telemetry))
+
+    def _services(self) -> list[Service]:
+        if not self._roles:
+            return []
+        found: list[Service] = [s for c in self.consumers if c.running is not None for s in c.running.services()]
+        found += [Heartbeat(b, lambda b=b: self.presence(b)) for b in self.brokers if isinstance(b, SupportsPresence)]
+        return found
+
+    def presence(self, broker: Broker[Any]) -> Presence:
+        """This worker as others see it."""
+        return Presence(
+            identity=broker.identity,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._started_at or 0.0,
+            beat_at=self._around.clock.time(),
+            consumers=tuple(c.name for c in self.consumers),
+            concurrency=sum(c.concurrency for c in self.consumers),
+            busy=sum(c.in_flight for c in self.consumers),
+            quiet=self._quiet,
+            rss=_rss(),
+            version=__version__,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        loop = asyncio.get_running_loop()
+        actions: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: self.shut_down,
+            signal.SIGINT: self.shut_down,
+            signal.SIGTSTP: lambda: self._spawn(self.quiet()),
+            signal.SIGUSR1: lambda: self._spawn(self.quiet()),
+        }
+        installed: list[signal.Signals] = []
+        for number, action in actions.items():
+            with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not the main thread
+                loop.add_signal_handler(number, action)
+                installed.append(number)
+        try:
+            yield
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+
+def _rss() -> int:
+    """Bytes of memory in use, or the peak where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

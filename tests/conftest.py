@@ -1,0 +1,81 @@
+"""Fixtures for all tests: real Redis and Valkey servers, started when the first test asks for one.
+
+``redis_server``, ``valkey_server``: one of each for the whole run; for tests that need that very server.
+``redis_url``: runs the test on both, each time with an empty database. What most tests want.
+``durable_server``: both again, but a server of the test's own, to ``kill()``, ``restart()`` and ``start()``.
+
+A server that cannot be had skips the test and says why; with ``CI=true`` or ``PENSTOCK_REQUIRE_SERVERS=1`` it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
+
+# The suite that we ship is made of assertions too: a failing one shows its values
+pytest.register_assert_rewrite("penstock.testing")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    yield from _for_the_session("redis")
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    yield from _for_the_session("valkey")
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def server_kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def shared_server(request: pytest.FixtureRequest, server_kind: str) -> Server:
+    """The session's server of this kind, emptied."""
+    server: Server = request.getfixturevalue(f"{server_kind}_server")
+    server.flush()
+    return server
+
+
+@pytest.fixture
+def redis_url(shared_server: Server) -> str:
+    return shared_server.url
+
+
+@pytest.fixture
+def durable_server(server_kind: str) -> Iterator[OwnServer]:
+    try:
+        server = OwnServer(find_binary(server_kind), durable=True)
+    except ServerUnavailableError as missing:
+        _do_without(missing)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def _for_the_session(kind: str) -> Iterator[Server]:
+    try:
+        server = obtain(kind)
+    except ServerUnavailableError as missing:
+        _do_without(missing)
+    try:
+        yield server
+    finally:
+        if isinstance(server, OwnServer):
+            server.stop()
+
+
+def _do_without(missing: ServerUnavailableError) -> NoReturn:
+    required = os.environ.get("CI", "").lower() in {"1", "true"} or os.environ.get("PENSTOCK_REQUIRE_SERVERS") == "1"
+    if required:
+        pytest.fail(f"{missing}; a missing server is a failure here", pytrace=False)
+    pytest.skip(str(missing))

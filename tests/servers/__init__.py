@@ -1,0 +1,1 @@
+"""Real servers for tests: found, started on loopback in a directory of their own, stopped by pid."""
