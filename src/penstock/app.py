@@ -68,8 +68,8 @@ def open_store(url: str) -> Store:
 
 
 def _scheme(url: str) -> str:
-    if not isinstance(url, str) or "://" not in url:
-        raise InvalidURL(f"expected a URL such as {SCHEMES}; got {type(url).__name__} without ://")
+    if "://" not in url:
+        raise InvalidURL(f"expected a URL such as {SCHEMES}; got {url!r}, which has no ://")
     return url.partition("://")[0].lower()
 
 

@@ -59,7 +59,6 @@ class Options:
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
     """
 
-    claim: Claim = field(default_factory=Claim)
     prefetch: Prefetch = field(default_factory=Prefetch)
     limits: Limits = field(default_factory=Limits)
     start: Literal["first", "next"] = "first"
@@ -85,7 +84,7 @@ class Consumer(Generic[T]):
     ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
         self,
         broker: Broker[Any],
         stream: str,
@@ -108,12 +107,16 @@ class Consumer(Generic[T]):
         self.broker = broker
         self.concurrency = concurrency
         self.options = options or Options()
-        self.claim = claim or self.options.claim
+        self.claim = claim or Claim()
         if self.claim.min_idle <= 0:
             raise ConfigurationError(f"min_idle is the lease in seconds and more than 0, got {self.claim.min_idle}")
         self.policy = retry or RetryPolicy()
         self.subscription = Subscription(
-            source=stream, group=group, lease=self.claim.min_idle, start=self.options.start, delayed=self.options.delayed
+            source=stream,
+            group=group,
+            lease=self.claim.min_idle,
+            start=self.options.start,
+            delayed=self.options.delayed,
         )
         if self.policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
@@ -174,7 +177,7 @@ class Consumer(Generic[T]):
         if self._running is not None:
             self._running.hurry.set()
 
-    async def stop(self, timeout: float) -> bool:
+    async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 running out of it is no error
         """Give back what has not begun, finish the rest within ``timeout`` seconds, release what is left.
 
         True if nothing had to be interrupted. No handler runs after it has returned (but a plain function, which
@@ -288,7 +291,7 @@ class Running:
             await asyncio.gather(self._intake_task, return_exceptions=True)
             self._intake_task = None
 
-    async def stop(self, timeout: float) -> bool:
+    async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """See ``Consumer.stop``."""
         await self.quiet()
         for context in list(self.ledger.contexts.values()):
@@ -304,7 +307,7 @@ class Running:
             self._threads.shutdown(wait=False, cancel_futures=True)
         return clean
 
-    async def _drained(self, timeout: float) -> bool:
+    async def _drained(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """Whether everything came to its end in time and in peace."""
         drained = asyncio.create_task(wait_until(self.ledger.idle, self._around.clock, timeout))
         hurried = asyncio.create_task(self.hurry.wait())

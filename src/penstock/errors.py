@@ -1,5 +1,4 @@
-"""
-Everything that penstock raises.
+"""Everything that penstock raises.
 
 * PenstockError
   x ConfigurationError          wrong setup; raised before any I/O

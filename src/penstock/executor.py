@@ -79,34 +79,44 @@ class Executor:
         """The outcome of one delivery. Raises nothing but ``CancelledError`` when the slot itself is cancelled."""
         message = delivery.message
         route = self.registry.resolve(message.type)
-        if delivery.defect or delivery.count > 1 or route is None or len(message.body) > self.limits.max_body:
+        if route is None or delivery.defect or delivery.count > 1 or len(message.body) > self.limits.max_body:
             refusal = self._refuse(delivery, route)
-            if refusal is not None:
-                return refusal
-        assert route is not None
+            if refusal is not None or route is None:
+                return refusal or Release(UNKNOWN_TYPE_PAUSE)
         try:
             payload = route.codec.decode(message.body)
         except PayloadError as error:
-            return DeadLetter(_reason(error), error)
-        except Exception as error:
+            return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+        except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
             return DeadLetter("undecodable", error)
         enter(context)
         try:
-            if self._call is not None:
-                result = await self._call(Envelope(payload=payload, message=message, context=context))
-            elif route.threaded:
-                result = await self._in_thread(route, payload, context)
-            elif route.wants_context:
-                result = await route.call(payload, context)
+            if self._call is None:
+                result = await self._run(route, payload, context)
             else:
-                result = await route.call(payload)
+                result = await self._call(Envelope(payload=payload, message=message, context=context))
         except asyncio.CancelledError as error:
             if _cancelled_from_outside():
                 raise
             return self._failed(context, error)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a handler raises is the policy's
             return self._failed(context, error)
         return ACK if result is None else self._accept(context, result)
+
+    async def _handle(self, envelope: Envelope[Any]) -> Outcome:
+        """The innermost layer of the onion."""
+        route = self.registry.resolve(envelope.message.type)
+        if route is None:  # a middleware has changed the type
+            raise UnknownType(f"no handler for type {envelope.message.type!r}")
+        result = await self._run(route, envelope.payload, envelope.context)
+        return ACK if result is None else result
+
+    async def _run(self, route: Route, payload: Any, context: Context) -> Any:
+        arguments = (payload, context) if route.wants_context else (payload,)
+        if not route.threaded:
+            return await route.call(*arguments)
+        run = partial(contextvars.copy_context().run, route.call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, run)
 
     def _refuse(self, delivery: Delivery[Any], route: Route | None) -> Outcome | None:
         """The outcome of what must not reach a handler; ``None`` for what may."""
@@ -125,23 +135,6 @@ class Executor:
             known = ", ".join(self.registry.types)
             return DeadLetter("unknownType", UnknownType(f"no handler for type {message.type!r}; there are: {known}"))
         return None
-
-    async def _handle(self, envelope: Envelope[Any]) -> Outcome:
-        """The innermost layer of the onion."""
-        route = self.registry.resolve(envelope.message.type)
-        assert route is not None
-        if route.threaded:
-            result = await self._in_thread(route, envelope.payload, envelope.context)
-        elif route.wants_context:
-            result = await route.call(envelope.payload, envelope.context)
-        else:
-            result = await route.call(envelope.payload)
-        return ACK if result is None else result
-
-    async def _in_thread(self, route: Route, payload: Any, context: Context) -> Any:
-        arguments = (payload, context) if route.wants_context else (payload,)
-        run = partial(contextvars.copy_context().run, route.call, *arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, run)
 
     def _accept(self, context: Context, result: Any) -> Outcome:
         """Hold what the handler returned against the contract and the policy."""
@@ -162,10 +155,6 @@ class Executor:
         except Exception:
             logger.exception("the retry policy failed; using the default backoff", extra=context.fields())
             return RetryPolicy(max_attempts=self.policy.max_attempts).decide(context.attempt, error)
-
-
-def _reason(error: PayloadError) -> str:
-    return "invalid" if isinstance(error, ValidationError) else "undecodable"
 
 
 def _cancelled_from_outside() -> bool:

@@ -6,7 +6,7 @@ The command line uses nothing else. It works on every broker that lets itself be
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from .broker import (
     Broker,
@@ -33,7 +33,7 @@ class Inspector:
         self._broker: Broker[Any] = broker
         self._admin: SupportsInspect = broker
 
-    async def __aenter__(self) -> Inspector:
+    async def __aenter__(self) -> Self:
         await self._broker.open()
         return self
 

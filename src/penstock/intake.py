@@ -6,7 +6,6 @@ jobs are not hoarded by one worker and fast ones never wait for the next read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class Prefetch:
 class Intake:
     """Moves messages from the broker into the ledger. ``accept`` takes what was fetched."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 parts are wired once, by the consumer
         self,
         broker: Broker[Any],
         subscription: Subscription,

@@ -61,7 +61,7 @@ class Producer(Generic[T]):
     ``middleware``: around every publish, first outermost; it sees the encoded ``Outgoing`` and returns the id.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 what users say about a producer, by keyword
         self,
         broker: Broker[Any],
         stream: str,
@@ -93,7 +93,7 @@ class Producer(Generic[T]):
         self,
         payload: T,
         *,
-        type: str | None = None,  # noqa: A002 the word for it
+        type: str | None = None,
         key: str | None = None,
         delay: float = 0.0,
         headers: Mapping[str, Any] | None = None,
@@ -109,7 +109,7 @@ class Producer(Generic[T]):
         return await self._one(outgoing)
 
     async def send_many(
-        self, payloads: Iterable[T | Send[T]], *, type: str | None = None, delay: float = 0.0  # noqa: A002
+        self, payloads: Iterable[T | Send[T]], *, type: str | None = None, delay: float = 0.0
     ) -> list[str]:
         """Send many messages in as few round trips as possible; their ids in order.
 
@@ -130,7 +130,7 @@ class Producer(Generic[T]):
         return ids
 
     async def _one(self, outgoing: Outgoing) -> str:
-        if self._is_cached(outgoing.message.key) and not await self._first(outgoing):
+        if await self._duplicate(outgoing):
             return SENTINEL_ID
         ident = await self._submit(outgoing)
         if self._telemetry:
@@ -178,11 +178,9 @@ class Producer(Generic[T]):
         most = self.broker.capabilities.max_delay
         raise UnsupportedFeature(f"{self.broker.url} can delay for at most {most} seconds, got {delay}")
 
-    def _is_cached(self, key: str | None) -> bool:
-        return key is not None and self._idempotency is not None and self._idempotency.cache is not None
-
-    async def _first(self, outgoing: Outgoing) -> bool:
-        assert self._idempotency is not None
-        assert self._idempotency.cache is not None
-        slot = f"idemp:{self.stream}:{outgoing.message.key}"
-        return await self._idempotency.cache.set_if_absent(slot, self._idempotency.ttl)
+    async def _duplicate(self, outgoing: Outgoing) -> bool:
+        """Whether the outside cache, if there is one, has seen the key."""
+        idempotency, key = self._idempotency, outgoing.message.key
+        if idempotency is None or idempotency.cache is None or key is None:
+            return False
+        return not await idempotency.cache.set_if_absent(f"idemp:{self.stream}:{key}", idempotency.ttl)

@@ -80,8 +80,12 @@ def _wants_context(handler: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"a handler must be a function of (payload) or (payload, context), got {handler!r}") from error
-    required = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} and p.default is p.empty]
+        raise ConfigurationError(
+            f"a handler must be a function of (payload) or (payload, context), got {handler!r}"
+        ) from error
+    required = [
+        p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} and p.default is p.empty
+    ]
     extra = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if extra or len(required) not in {1, 2}:
         raise ConfigurationError(

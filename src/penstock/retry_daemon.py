@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Any, Self
 
 from .broker import Broker, SupportsSchedule
 from .clock import SYSTEM_CLOCK, Clock
@@ -25,7 +25,7 @@ class RetryDaemon:
     ``tick``: seconds between looks, varied by ``jitter`` (a share of it). Also an async context manager.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the options of the role, by keyword
         self,
         broker: Broker[Any],
         stream: str,
@@ -65,7 +65,7 @@ class RetryDaemon:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def __aenter__(self) -> RetryDaemon:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -7,7 +7,6 @@ neighbours; what cannot be settled at all stays leased, and comes back when the 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -83,7 +82,7 @@ class Settler:
                 await self._clock.sleep(self._outage.failed(error))
                 held = self._ledger.held
                 batch = [_renewed(item, held.get(item.delivery.message.id)) for item in batch]
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 one bad outcome must not stop the settler
                 if len(batch) > 1:
                     return batch, await self._one_by_one(batch), tries
                 self._give_up(batch[0], error)
@@ -102,7 +101,9 @@ class Settler:
         message = item.delivery.message
         extra = {"stream": item.delivery.source, "type": message.type, "id": message.id}
         logger.error(
-            "an outcome could not be written and its message will come back when the lease lapses: %s", error, extra=extra,
+            "an outcome could not be written and its message will come back when the lease lapses: %s",
+            error,
+            extra=extra,
             exc_info=None if isinstance(error, BrokerError) else error,
         )
 
@@ -111,9 +112,7 @@ class Settler:
         if self._ledger.lose(delivery):
             self._lost(delivery, uncertain=False)
 
-    def _count(
-        self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool
-    ) -> None:
+    def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters
         gone = {id(delivery) for delivery in lost}
         verbose = logger.isEnabledFor(logging.DEBUG)

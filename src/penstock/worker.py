@@ -15,11 +15,13 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 from .broker import Broker, Presence, SupportsPresence
-from .clock import SYSTEM_CLOCK, Clock, wait_until
+from .clock import SYSTEM_CLOCK, Clock
 from .consumer import Consumer, Surroundings
 from .errors import ConfigurationError
 from .services import Service, run_forever
@@ -72,7 +74,7 @@ class Worker:
         """Whether every consumer has an answer from its broker and none is in an outage."""
         return not self._quiet and all(c.running is not None and c.running.healthy for c in self.consumers)
 
-    async def __aenter__(self) -> Worker:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -117,7 +119,7 @@ class Worker:
         self._quiet = True
         await asyncio.gather(*(consumer.quiet() for consumer in self.consumers))
 
-    async def stop(self, timeout: float | None = None) -> bool:
+    async def stop(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 running out of it is no error
         """Stop cleanly within ``timeout`` seconds (by default the worker's ``drain``); true if nothing was interrupted.
 
         Safe before start, and any number of times: every caller waits for the one stop.
@@ -128,7 +130,7 @@ class Worker:
             self._stopping = asyncio.create_task(self._stop(self._drain if timeout is None else timeout))
         return await asyncio.shield(self._stopping)
 
-    async def _stop(self, timeout: float) -> bool:
+    async def _stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see stop
         await self.quiet()
         draining = asyncio.gather(*(consumer.stop(timeout) for consumer in self.consumers))
         hurry = asyncio.create_task(self._hurry.wait())
@@ -156,7 +158,7 @@ class Worker:
             if self._roles and isinstance(broker, SupportsPresence):
                 await broker.leave(broker.identity)
             await broker.close()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
             logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
 
     def _keep(self, keepers: list[LeaseKeeper]) -> None:
@@ -172,7 +174,9 @@ class Worker:
         if not self._roles:
             return []
         found: list[Service] = [s for c in self.consumers if c.running is not None for s in c.running.services()]
-        found += [Heartbeat(b, lambda b=b: self.presence(b)) for b in self.brokers if isinstance(b, SupportsPresence)]
+        for broker in self.brokers:
+            if isinstance(broker, SupportsPresence):
+                found.append(Heartbeat(broker, partial(self.presence, broker)))
         return found
 
     def presence(self, broker: Broker[Any]) -> Presence:
@@ -195,7 +199,7 @@ class Worker:
         self._tasks.append(asyncio.create_task(work))
 
     @contextlib.contextmanager
-    def _signals(self) -> Any:
+    def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         actions: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self.shut_down,
@@ -218,7 +222,6 @@ class Worker:
 def _rss() -> int:
     """Bytes of memory in use, or the peak where the system does not tell."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -30,7 +30,9 @@ class JsonCodec:
         try:
             body = self._encoder.encode(payload)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise EncodeError(f"a payload of type {type(payload).__name__} cannot be written as JSON: {error}") from error
+            raise EncodeError(
+                f"a payload of type {type(payload).__name__} cannot be written as JSON: {error}"
+            ) from error
         if self._checks:
             # A Struct or dataclass may hold anything at run time: what this side could not read is never sent.
             self.decode(body)

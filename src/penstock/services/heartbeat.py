@@ -13,9 +13,7 @@ class Heartbeat:
     name = "heartbeat"
     stream = "workers"
 
-    def __init__(
-        self, broker: SupportsPresence, presence: Callable[[], Presence], *, interval: float = 5.0
-    ) -> None:
+    def __init__(self, broker: SupportsPresence, presence: Callable[[], Presence], *, interval: float = 5.0) -> None:
         self._broker, self._presence, self._interval = broker, presence, interval
 
     async def run_once(self) -> float:

@@ -20,7 +20,7 @@ class Reclaimer:
 
     name = "reclaimer"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 parts are wired once, by the consumer
         self,
         broker: SupportsReclaim[Any],
         subscription: Subscription,

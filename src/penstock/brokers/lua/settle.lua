@@ -7,13 +7,13 @@
 --         'release', id, how often it was handed over
 -- Returns {ids that are no longer the owner's, first error or '', ids it befell}. What is written elsewhere is
 -- written before the ack: an error then leaves the entry leased, not lost.
-local stream, group, owner = KEYS[1], ARGV[1], ARGV[2]
+local call, stream, group, owner = redis.call, KEYS[1], ARGV[1], ARGV[2]
 local check, keep = ARGV[3] == '1', ARGV[4] == '1'
 local lost, done, failed, problem = {}, {}, {}, ''
 local several = nil
 
 local function acknowledge(id)
-  if redis.call('XACK', stream, group, id) == 1 then
+  if call('XACK', stream, group, id) == 1 then
     done[#done + 1] = id
   else
     lost[#lost + 1] = id
@@ -28,10 +28,13 @@ end
 
 local at = 6 + ARGV[5]
 for i = 6, at - 1 do
-  if check and not leased(stream, group, ARGV[i], owner) then
-    lost[#lost + 1] = ARGV[i]
+  local id = ARGV[i]
+  if check and not leased(stream, group, id, owner) then
+    lost[#lost + 1] = id
+  elseif call('XACK', stream, group, id) == 1 then
+    done[i - 5 - #lost] = id
   else
-    acknowledge(ARGV[i])
+    lost[#lost + 1] = id
   end
 end
 

@@ -26,7 +26,7 @@ from .options import Keys, Receipt, RedisStreamsOptions, new_identity
 from .publishing import publish
 from .reading import GroupReader, Membership
 from .scripts import PROMOTE, TRIM
-from .settling import Batch
+from .settling import MAX_IDS, Batch, by_group
 from .wire import handled_by
 
 MAX_BATCH = 1000
@@ -113,34 +113,22 @@ class RedisStreamsBroker(RedisStreamsInspection):
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         clock, keep = self._clock, self.options.retention == "keep"
         lost: list[Delivery[Receipt]] = []
-        batches: dict[tuple[str, str], Batch] = {}
-        now = clock.time()
-        for item in settlements:
-            delivery = item.delivery
-            name = (delivery.source, delivery.group)
-            batch = batches.get(name)
-            if batch is None:
-                member = self._members.get(name)
-                if member is None:
-                    lost.append(delivery)
-                    continue
-                batch = batches[name] = Batch(member, self.identity, now)
-            if not batch.add(item):
-                lost.append(delivery)
-            elif batch.full:
-                lost += await batches.pop(name).apply(self._client, keep=keep, monotonic=clock.monotonic())
-                self._look_soon(name, batch)
-        for name, batch in batches.items():
-            lost += await batch.apply(self._client, keep=keep, monotonic=clock.monotonic())
-            self._look_soon(name, batch)
+        for name, items in by_group(settlements, _place).items():
+            member = self._members.get(name)
+            if member is None:
+                lost += [item.delivery for item in items]
+                continue
+            for i in range(0, len(items), MAX_IDS):
+                batch = Batch(member, self.identity, clock.time())
+                lost += batch.fill(items[i : i + MAX_IDS])
+                lost += await batch.apply(self._client, keep=keep, monotonic=clock.monotonic())
+                if batch.released and name in self._readers:
+                    self._readers[name].look_soon()
         return lost
 
     async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
         lost: list[Delivery[Receipt]] = []
-        parts: dict[tuple[str, str], list[Delivery[Receipt]]] = {}
-        for delivery in deliveries:
-            parts.setdefault((delivery.source, delivery.group), []).append(delivery)
-        for name, part in parts.items():
+        for name, part in by_group(deliveries, _own_place).items():
             member = self._members.get(name)
             if member is None:
                 lost += part
@@ -186,7 +174,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
             reader.membership.subscription = subscription
         return reader
 
-    def _look_soon(self, name: tuple[str, str], batch: Batch) -> None:
-        reader = self._readers.get(name)
-        if batch.released and reader is not None:
-            reader.look_soon()
+
+def _own_place(delivery: Delivery[Receipt]) -> tuple[str, str]:
+    return delivery.source, delivery.group
+
+
+def _place(item: Settlement[Receipt]) -> tuple[str, str]:
+    delivery = item.delivery
+    return delivery.source, delivery.group

@@ -25,7 +25,7 @@ class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     owner_gone_after: float = 3600.0
 
 
-class Receipt(msgspec.Struct):
+class Receipt(msgspec.Struct, gc=False):
     """Proof of a lease. ``deadline``: the moment on our monotonic clock until which nobody can have taken it over.
 
     ``headers``: as they came. ``fields``: the whole entry, where it is more than headers and payload.

@@ -207,14 +207,14 @@ class GroupReader:
             defect = None
             try:
                 if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
-                    receipt, body = Receipt(deadline, fields[1]), fields[3]
-                    headers = parse_headers(fields[1])
+                    _, raw, _, body = fields
+                    receipt, headers = Receipt(deadline, raw), parse_headers(raw)
                 else:
                     receipt, body, headers = _uncommon(fields, deadline)
+                message = to_message(ident, headers, body)
                 if headers and headers.pop("retryGroup", group) != group:
                     others.append(ident)
                     continue
-                message = to_message(ident, headers, body)
             except Unreadable as wrong:
                 defect, body = str(wrong), pick(fields)[1]
                 receipt = Receipt(deadline, b"", fields)

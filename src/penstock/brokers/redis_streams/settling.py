@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ...broker import Settlement
 from ...clients.redis import Arg, RedisClient
@@ -27,6 +27,20 @@ from .wire import (
 
 MAX_IDS = 1000
 
+T = TypeVar("T")
+
+
+def by_group(items: Sequence[T], place: Callable[[T], tuple[str, str]]) -> dict[tuple[str, str], list[T]]:
+    """Items by stream and group, each in its order."""
+    groups: dict[tuple[str, str], list[T]] = {}
+    last, members = ("", ""), list[T]()
+    for item in items:
+        name = place(item)
+        if name != last or not groups:
+            last, members = name, groups.setdefault(name, [])
+        members.append(item)
+    return groups
+
 
 class Batch:
     """The settlements of one group, at most ``MAX_IDS``."""
@@ -41,26 +55,31 @@ class Batch:
         self._sure_until = float("inf")
         self.released = False
 
-    @property
-    def full(self) -> bool:
-        return len(self._deliveries) >= MAX_IDS
-
-    def add(self, item: Settlement[Receipt]) -> bool:
-        """Take a settlement in; false if its delivery is no longer held."""
-        delivery, outcome = item.delivery, item.outcome
-        ident, receipt = delivery.message.id, delivery.receipt
-        if self._membership.held.get(ident) is not receipt or ident in self._deliveries:
-            return False
-        if type(outcome) is Ack:
-            self._acks.append(ident)
-        else:
-            self._others += self._arguments(delivery, outcome)
-        self._deliveries[ident] = delivery
-        self._sure_until = min(self._sure_until, receipt.deadline)
-        return True
+    def fill(self, items: Sequence[Settlement[Receipt]]) -> list[Delivery[Receipt]]:
+        """Take settlements in; return the deliveries that are no longer held."""
+        held, deliveries, acks = self._membership.held, self._deliveries, self._acks
+        sure_until = self._sure_until
+        refused: list[Delivery[Receipt]] = []
+        for item in items:
+            delivery = item.delivery
+            ident, receipt = delivery.message.id, delivery.receipt
+            if held.get(ident) is not receipt or ident in deliveries:
+                refused.append(delivery)
+                continue
+            if type(item.outcome) is Ack:
+                acks.append(ident)
+            else:
+                self._others += self._arguments(delivery, item.outcome)
+            deliveries[ident] = delivery
+            if receipt.deadline < sure_until:
+                sure_until = receipt.deadline
+        self._sure_until = sure_until
+        return refused
 
     async def apply(self, client: RedisClient, *, keep: bool, monotonic: float) -> list[Delivery[Receipt]]:
         """Run the script; return the deliveries that were lost."""
+        if not self._deliveries:
+            return []
         membership, subscription = self._membership, self._membership.subscription
         keys = [subscription.source, membership.delayed, Keys.dead(subscription.source)]
         check = int(monotonic >= self._sure_until)

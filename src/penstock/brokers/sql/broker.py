@@ -77,7 +77,7 @@ class SqlBroker:
         return self._options.url
 
     async def open(self) -> None:
-        await self._read(lambda conn: None)
+        await self._runner.changes()
 
     async def close(self) -> None:
         if self._strays:

@@ -6,7 +6,7 @@ A message that the database refuses hurts no neighbour: each message's fate is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -150,7 +150,7 @@ def _known(conn: sa.Connection, schema: Schema, keys: set[Key], now: float) -> d
     stale: sa.Select[Any] = (
         sa.select(sa.literal_column("rowid")).select_from(table).where(table.c.expires_at <= now).limit(_SWEEP)
     )
-    conn.execute(table.delete().where(sa.literal_column("rowid").in_(stale)))
+    conn.execute(table.delete().where(rowid.in_(stale)))
     query = sa.select(table.c.mid).where(
         table.c.queue == sa.bindparam("q"),
         table.c.type == sa.bindparam("t"),

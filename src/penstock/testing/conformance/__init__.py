@@ -5,7 +5,7 @@ Subclass ``BrokerConformance`` in a test module and give it ``make_broker`` and,
 
     class TestMyBroker(BrokerConformance):
         async def make_broker(self) -> Broker[Any]:
-            return MyBroker(self.url)          # every call: one more owner on the same system
+            return MyBroker(self.url)  # every call: one more owner on the same system
 
 What a broker cannot do is skipped by its declared ``Capabilities`` and by the optional protocols that it implements,
 never by name. Needs pytest and pytest-asyncio.

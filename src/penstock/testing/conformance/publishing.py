@@ -85,9 +85,7 @@ class PublishingTests(Harness):
         assert [b"1"] == bodies(await self.collect(broker, subscription, 1))
         assert [b"2"] == bodies(await self.collect(broker, other, 1))
 
-    async def test_a_delayed_message_waits(
-        self, broker: Broker[Any], source: str, subscription: Subscription
-    ) -> None:
+    async def test_a_delayed_message_waits(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
         self.need(broker, "max_delay")
         await self.send(broker, source, message(b"later"), delay=0.3)
         await self.send(broker, source, message(b"now"))
@@ -188,7 +186,7 @@ class PublishingTests(Harness):
         body: bytes,
         *,
         key: str = "k",
-        type: str = "t",  # noqa: A002 the word for it
+        type: str = "t",
         once: float = 60.0,
         delay: float = 0.0,
     ) -> str:

@@ -78,7 +78,9 @@ class SettlingTests(Harness):
         if isinstance(broker, SupportsInspect):
             assert [body] == [d.message.body for d in await broker.dead(source, 10)]
 
-    @pytest.mark.parametrize("body", [b'"\\u0000\\ud800"', '"ü😀\u2028"'.encode(), b"[[[[[[[]]]]]]]", b"1e400", b'" / \\/ "'])
+    @pytest.mark.parametrize(
+        "body", [b'"\\u0000\\ud800"', '"ü😀\u2028"'.encode(), b"[[[[[[[]]]]]]]", b"1e400", b'" / \\/ "']
+    )
     async def test_a_body_survives_a_retry_byte_for_byte(
         self, broker: Broker[Any], source: str, subscription: Subscription, body: bytes
     ) -> None:
