@@ -69,7 +69,7 @@ class Batcher(Generic[In]):
             self._continue()
 
     async def _send(self, items: list[In], futures: list[asyncio.Future[str]]) -> None:
-        results: Sequence[str | BaseException]
+        results: Sequence[str | BaseException] = ()
         try:
             results = await self._flush(items)
         except PublishError as error:
@@ -79,7 +79,7 @@ class Batcher(Generic[In]):
             if not isinstance(error, Exception):
                 raise
         finally:
-            for future, result in zip(futures, results, strict=True):
+            for future, result in zip(futures, results, strict=False):
                 if future.done():
                     continue
                 if isinstance(result, BaseException):

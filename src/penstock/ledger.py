@@ -54,7 +54,8 @@ class Ledger:
         self.room = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        self._suspect_count = min(SUSPECT_COUNT, suspect_limit)
+        # A first delivery is never suspect, however few attempts the policy allows
+        self._suspect_count = max(2, min(SUSPECT_COUNT, suspect_limit))
 
     def add(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Take fresh deliveries in.

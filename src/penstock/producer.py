@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .batching import Batcher
 from .broker import Broker, Outgoing
@@ -146,7 +146,8 @@ class Producer(Generic[T]):
 
     def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
         if isinstance(item, Send):
-            return self._outgoing(item.payload, item.type or type_, item.key, item.delay or delay, item.headers)
+            send = cast("Send[T]", item)
+            return self._outgoing(send.payload, send.type or type_, send.key, send.delay or delay, send.headers)
         return self._outgoing(item, type_, None, delay, None)
 
     def _outgoing(

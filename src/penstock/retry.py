@@ -100,7 +100,9 @@ class RetryPolicy:
     max_attempts: int = 5
     backoff: Backoff = field(default_factory=ExponentialJitter)
     is_retryable: Callable[[BaseException], bool] = _always
-    per_exception: Mapping[type[BaseException], RetryPolicy] = field(default_factory=dict)
+    per_exception: Mapping[type[BaseException], RetryPolicy] = field(
+        default_factory=dict[type[BaseException], "RetryPolicy"]
+    )
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:

@@ -17,7 +17,7 @@ from .errors import BrokerError, ConnectionFailed
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-from .outcome import Ack, DeadLetter, Release, Retry
+from .outcome import Ack, DeadLetter, Retry
 from .telemetry import LeaseLost, Telemetry
 
 logger = logging.getLogger("penstock")
@@ -130,7 +130,7 @@ class Settler:
             elif isinstance(outcome, DeadLetter):
                 counters.dead += 1
                 logger.warning("dead letter: %s: %s", outcome.reason, _cause(outcome), extra=_fields(item))
-            elif isinstance(outcome, Release):
+            else:
                 counters.released += 1
 
     def _lost(self, delivery: Delivery[Any], *, uncertain: bool) -> None:

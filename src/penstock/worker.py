@@ -15,7 +15,7 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -199,7 +199,7 @@ class Worker:
         self._tasks.append(asyncio.create_task(work))
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         loop = asyncio.get_running_loop()
         actions: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self.shut_down,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 from penstock.clients.sql import SqlOptions
-from penstock.errors import ConfigurationError, InvalidURL
+from penstock.errors import ConfigurationError, InvalidURL, MissingExtra
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_the_address_is_told_as_it_was_given() -> None:
     ],
 )
 def test_a_wrong_address_is_told_what_was_expected(url: str) -> None:
-    with pytest.raises(InvalidURL, match="expected sqlite:///relative/path.db") as caught:
+    with pytest.raises(InvalidURL, match=r"expected sqlite:///relative/path\.db") as caught:
         SqlOptions.from_url(url)
     assert repr(url) in str(caught.value)
 
@@ -63,3 +66,11 @@ def test_a_wrong_argument_is_named() -> None:
         SqlOptions.from_url("sqlite:///jobs.db", colour="blue")
     with pytest.raises(ConfigurationError, match="durability is 'normal' or 'full'"):
         SqlOptions(path=None, durability="perhaps")  # type: ignore[arg-type]
+
+
+def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    for name in [name for name in sys.modules if name.startswith(("penstock.clients.sql", "penstock.brokers.sql"))]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtra, match=r"pip install 'penstock\[sqlite\]'"):
+        importlib.import_module("penstock.brokers.sql")

@@ -109,14 +109,21 @@ async def test_groups_share_the_id_of_a_message(broker: SqlBroker) -> None:
 
 
 async def test_a_message_that_cannot_be_stored_spares_its_neighbours(broker: SqlBroker) -> None:
-    bad_type = Outgoing(destination="q", message=Message(type="\ud800", body=b"2"))
-    batch = [outgoing(b"1"), bad_type, outgoing(b"3", headers={"h": object()}), outgoing(b"4")]
+    half = "\ud800"
+    bad = [
+        Outgoing(destination="q", message=Message(type=half, body=b"")),
+        Outgoing(destination=half, message=Message(type="t", body=b"")),
+        replace(outgoing(key=half), once=60),
+        outgoing(headers={"h": object()}),
+        outgoing(attempt=2**70),
+    ]
+    batch = [outgoing(b"1"), *bad, outgoing(b"4")]
     with pytest.raises(PublishError) as caught:
         await broker.publish(batch)
     fates = caught.value.results
-    assert [str, EncodeError, EncodeError, str] == [type(fate) for fate in fates]
+    assert [str, *[EncodeError] * len(bad), str] == [type(fate) for fate in fates]
     found = await fetch(broker)
-    assert [(fates[0], b"1"), (fates[3], b"4")] == [(d.message.id, d.message.body) for d in found]
+    assert [(fates[0], b"1"), (fates[-1], b"4")] == [(d.message.id, d.message.body) for d in found]
 
 
 async def test_a_lone_message_that_cannot_be_stored_says_so(broker: SqlBroker) -> None:
@@ -235,6 +242,19 @@ async def test_a_writer_waits_for_another(broker: SqlBroker, path: Path) -> None
         assert not publishing.done()
         connection.execute("COMMIT")
     assert 1 == len(await publishing)
+
+
+async def test_opening_waits_for_a_writer(path: Path) -> None:
+    broker = SqlBroker.from_url(f"sqlite:///{path}")
+    with plain(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(broker.open())
+        await asyncio.wait([opening], timeout=0.1)
+        assert not opening.done()
+        connection.execute("COMMIT")
+    await opening
+    await broker.close()
 
 
 async def test_a_database_locked_for_too_long_is_a_failed_connection(path: Path) -> None:

@@ -12,6 +12,7 @@ import itertools
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -30,22 +31,25 @@ class Entry:
     deadline: float = 0.0
 
 
+Later: TypeAlias = tuple[float, int, str | None, Entry]  # due, serial, group (None: all), entry
+
+
 @dataclass(slots=True)
 class Group:
     """What is waiting and what is leased (by receipt)."""
 
-    ready: deque[Entry] = field(default_factory=deque)
-    leased: dict[int, Entry] = field(default_factory=dict)
+    ready: deque[Entry] = field(default_factory=deque[Entry])
+    leased: dict[int, Entry] = field(default_factory=dict[int, Entry])
 
 
 @dataclass(slots=True)
 class Stream:
-    """Groups by name, the messages nobody has subscribed to yet, and what comes later: (due, serial, group, entry)."""
+    """Groups by name, the messages nobody has subscribed to yet, and what comes later."""
 
-    groups: dict[str, Group] = field(default_factory=dict)
-    backlog: deque[Entry] = field(default_factory=deque)
-    delayed: list[tuple[float, int, str | None, Entry]] = field(default_factory=list)
-    dead: dict[str, DeadMessage] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict[str, Group])
+    backlog: deque[Entry] = field(default_factory=deque[Entry])
+    delayed: list[Later] = field(default_factory=list[Later])
+    dead: dict[str, DeadMessage] = field(default_factory=dict[str, DeadMessage])
 
 
 class MemorySystem:

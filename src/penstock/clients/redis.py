@@ -146,7 +146,13 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             port = parts.port
         except ValueError as wrong:
             raise InvalidURL(f"the host or port cannot be read; {EXPECTED}") from wrong
-        user = f"{parts.username or ''}:***@" if parts.password is not None else f"{parts.username}@" if parts.username else ""
+        user = (
+            f"{parts.username or ''}:***@"
+            if parts.password is not None
+            else f"{parts.username}@"
+            if parts.username
+            else ""
+        )
         if scheme == "unix":
             if not parts.path:
                 raise InvalidURL(f"the path of the socket is missing; {EXPECTED}")

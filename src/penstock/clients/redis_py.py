@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class translate:  # noqa: N801 - used as a statement, like contextlib's
         if isinstance(error, TimeoutError | theirs.TimeoutError):
             raise ConnectionFailed(f"{self._url} did not answer in time") from error
         if isinstance(error, OSError | EOFError | theirs.ConnectionError | theirs.InvalidResponse):
-            raise ConnectionFailed(f"{self._url} cannot be reached: {error or type(error).__name__}") from error
+            raise ConnectionFailed(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from error
         if isinstance(error, theirs.RedisError):
             raise BrokerError(f"{self._url}: {error}") from error
 
@@ -68,9 +68,7 @@ class _Link:
         if reader is None or writer is None:
             raise ConnectionResetError("the connection was closed while it was being made")
         self._reader, self._writer = reader, writer
-        self._parser = hiredis.Reader(
-            protocolError=ConnectionResetError, replyError=error_of, notEnoughData=INCOMPLETE
-        )
+        self._parser = hiredis.Reader(protocolError=ConnectionResetError, replyError=error_of, notEnoughData=INCOMPLETE)
         self._poll: select.poll | None = None
         if hasattr(select, "poll") and writer.get_extra_info("ssl_object") is None:
             self._poll = select.poll()
@@ -82,12 +80,12 @@ class _Link:
             return False
         return self._poll is None or not self._poll.poll(0)
 
-    async def exchange(self, buffer: bytes, count: int, timeout: float) -> list[Any]:
+    async def exchange(self, buffer: bytes, count: int, patience: float) -> list[Any]:
         """Write, and read ``count`` replies. If this raises, the link is dead."""
         reader, feed, gets = self._reader, self._parser.feed, self._parser.gets
         replies: list[Any] = []
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 self._writer.write(buffer)  # what the socket does not take is sent while we read
                 while len(replies) < count:
                     reply = gets()
@@ -96,7 +94,7 @@ class _Link:
                         continue
                     data = await reader.read(CHUNK)
                     if not data:
-                        raise EOFError("it closed the connection")
+                        raise EOFError("it closed the connection")  # noqa: TRY301 - to the handler below, like others
                     feed(data)
         except BaseException:
             self.drop()
@@ -106,7 +104,7 @@ class _Link:
     def drop(self) -> None:
         """Close at once, without waiting for anything."""
         self._writer.transport.abort()
-        self._connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
+        self._connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
 
     async def close(self) -> None:
         """Close in an orderly way."""
@@ -128,15 +126,18 @@ class RedisPyClient:
         except ImportError as missing:
             raise MissingExtra("redis", "redis") from missing
         self.address, self._timeout, self._connect_timeout = address, timeout, connect_timeout
-        self._pack = hiredis.pack_command
+        self._pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows 1-tuples only
         settings = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
         try:
-            self._maker = redis.asyncio.ConnectionPool.from_url(address.text, **settings)
-            self._maker.connection_kwargs.update(protocol=2, decode_responses=False)  # one reply per command
-            self._maker.make_connection()  # no I/O: finds unknown options
+            maker: Any = redis.asyncio.ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+                address.text, **settings
+            )
+            maker.connection_kwargs.update(protocol=2, decode_responses=False)  # one reply of bytes per command
+            self._make: Callable[[], Any] = maker.make_connection
+            self._make()  # no I/O: finds unknown options
         except (TypeError, ValueError) as wrong:
             raise InvalidURL(f"{address.masked} has an option that cannot be used; {EXPECTED}") from wrong
-        asked = self._maker.connection_kwargs
+        asked = maker.connection_kwargs
         self._timeout, self._connect_timeout = asked["socket_timeout"], asked["socket_connect_timeout"]
         self._free: list[_Link] = []
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -181,7 +182,7 @@ class RedisPyClient:
 
     async def connect(self) -> _Link:
         """A new connection, ready for commands."""
-        connection = self._maker.make_connection()
+        connection = self._make()
         try:
             with translate(self.url):
                 async with asyncio.timeout(self._connect_timeout + self._timeout):

@@ -133,10 +133,10 @@ class SqliteRunner:
         self._file: tuple[int, int] | None = None
 
     async def run(self, work: Work[T], *, write: bool = True) -> T:
-        return await self._hop(lambda: self._persist(work, write=write))
+        return await self._hop(lambda: self._patiently(lambda: self._execute(work, write=write)))
 
     async def changes(self) -> int:
-        return await self._hop(self._data_version)
+        return await self._hop(lambda: self._patiently(self._data_version))
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None
@@ -151,28 +151,29 @@ class SqliteRunner:
 
     # From here on everything runs in the thread.
 
-    def _persist(self, work: Work[T], *, write: bool) -> T:
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try until the database is not busy, or the deadline has passed."""
         deadline = time.monotonic() + self._options.timeout
         with translate(self._options):
             while True:
                 try:
-                    return self._attempt(work, write=write)
+                    return attempt()
                 except (exc.DBAPIError, sqlite3.Error) as error:
+                    if _code(error) in _REOPEN:
+                        self._hang_up()
                     if _code(error) not in _TRANSIENT or time.monotonic() >= deadline:
                         raise
                 time.sleep(random.uniform(_NAP / 4, _NAP))  # noqa: S311 -- only to get out of step with the others
 
-    def _attempt(self, work: Work[T], *, write: bool) -> T:
+    def _execute(self, work: Work[T], *, write: bool) -> T:
         connection = self._connected()
         try:
             return self._transact(connection, work, write=write)
         except exc.OperationalError as error:
-            if "no such table" in str(error.orig):
-                self._transact(connection, self._prepare, write=True)
-                return self._transact(connection, work, write=write)
-            if _code(error) in _REOPEN:
-                self._hang_up()
-            raise
+            if "no such table" not in str(error.orig):
+                raise
+        self._transact(connection, self._prepare, write=True)
+        return self._transact(connection, work, write=write)
 
     @staticmethod
     def _transact(connection: sa.Connection, work: Work[T], *, write: bool) -> T:
@@ -182,9 +183,8 @@ class SqliteRunner:
             return work(connection)
 
     def _data_version(self) -> int:
-        with translate(self._options):
-            driver = cast("sqlite3.Connection", self._connected().connection.driver_connection)
-            return int(driver.execute("PRAGMA data_version").fetchone()[0])
+        driver = cast("sqlite3.Connection", self._connected().connection.driver_connection)
+        return int(driver.execute("PRAGMA data_version").fetchone()[0])
 
     def _connected(self) -> sa.Connection:
         if self._connection is not None and self._file != self._identify():

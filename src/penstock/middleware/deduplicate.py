@@ -69,15 +69,17 @@ class Deduplicate:
         if claim is Claim.HELD:
             return Release(self._pause)
         renewing = asyncio.create_task(self._renew(key, owner))
-        outcome: Outcome | None = None
         try:
             outcome = await call_next(envelope)
+        except BaseException:
+            await self._forget(key, owner)
+            raise
         finally:
             renewing.cancel()
-            if not isinstance(outcome, Ack):
-                await self._forget(key, owner)
         if isinstance(outcome, Ack):
             await self._store.complete(key, owner, self._done)
+        else:
+            await self._forget(key, owner)
         return outcome
 
     async def _renew(self, key: str, owner: str) -> None:

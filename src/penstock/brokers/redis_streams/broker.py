@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
-from ...clients.redis import RedisAddress, RedisClient
+from ...clients.redis import Arg, RedisAddress, RedisClient
 from ...clients.redis_py import RedisPyClient
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError
@@ -31,6 +32,8 @@ from .wire import handled_by
 
 MAX_BATCH = 1000
 _DEFAULTS = RedisStreamsOptions()
+_own_place = attrgetter("source", "group")
+_place = attrgetter("delivery.source", "delivery.group")
 
 
 class RedisStreamsBroker(RedisStreamsInspection):
@@ -60,7 +63,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self.options = options
         self._original = original
         self.identity: str = original.identity if original else options.consumer or new_identity()
-        self._members: dict[tuple[str, str], Membership] = original._members if original else {}
+        self._members: dict[tuple[str, str], Membership] = original._members if original else {}  # noqa: SLF001 - our own class
         self._readers: dict[tuple[str, str], GroupReader] = {}
 
     @classmethod
@@ -156,7 +159,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
     async def trim(self, subscription: Subscription) -> int:
         silence = max(10 * subscription.lease, self.options.owner_gone_after)
         keep = int(self.options.retention == "keep")
-        args = [subscription.group, int(silence * 1000), self.identity, keep]
+        args: list[Arg] = [subscription.group, int(silence * 1000), self.identity, keep]
         return int(await self._client.run(TRIM, [subscription.source], args))
 
     # ------------------------------------------------------------------------------------------------------- plumbing
@@ -173,12 +176,3 @@ class RedisStreamsBroker(RedisStreamsInspection):
         if reader.membership.subscription is not subscription:
             reader.membership.subscription = subscription
         return reader
-
-
-def _own_place(delivery: Delivery[Receipt]) -> tuple[str, str]:
-    return delivery.source, delivery.group
-
-
-def _place(item: Settlement[Receipt]) -> tuple[str, str]:
-    delivery = item.delivery
-    return delivery.source, delivery.group

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 
 from ...broker import DeadMessage, Finding, GroupStats, Presence, StreamStats
-from ...clients.redis import RedisClient, ReplyError
+from ...clients.redis import Arg, RedisClient, ReplyError
 from ...clock import Clock
 from ...errors import AccessDenied
 from ...message import Message
@@ -40,7 +40,7 @@ class RedisStreamsInspection:
         return sorted(name for name in texts(list(found)) if not name.endswith(":dlq"))
 
     async def stats(self, source: str) -> StreamStats:
-        size, delayed, dead, oldest, groups = await self._client.many(
+        replies = await self._client.many(
             [
                 ("XLEN", source),
                 ("ZCARD", Keys.delayed(source)),
@@ -49,25 +49,23 @@ class RedisStreamsInspection:
                 ("XINFO", "GROUPS", source),
             ]
         )
-        for reply in (size, delayed, dead, oldest):
+        if isinstance(replies[4], ReplyError):
+            replies[4] = []  # there is no such stream
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        groups = [] if isinstance(groups, ReplyError) else groups  # there is no such stream
-        if isinstance(groups, Exception):
-            raise groups
+        size, delayed, dead, oldest, groups = replies
         age = None
         if oldest:
             at = _message(oldest[0]).enqueued_at
             age = None if at is None else max(self._clock.time() - at, 0.0)
         described = [_pairs(flat) for flat in groups]
         stats = [await self._group(source, group, size if len(groups) == 1 else None) for group in described]
-        return StreamStats(
-            source=source, size=size, delayed=delayed, dead=dead, oldest_age=age, groups=tuple(stats)
-        )
+        return StreamStats(source=source, size=size, delayed=delayed, dead=dead, oldest_age=age, groups=tuple(stats))
 
     async def _group(self, source: str, group: dict[bytes, Any], size: int | None) -> GroupStats:
         pending = await self._client.call("XPENDING", source, group[b"name"])
-        owners = {name: int(count) for name, count in pending[3] or []}
+        owners: dict[bytes, int] = {name: int(count) for name, count in _items(pending[3])}
         released = owners.pop(RELEASED.encode(), 0)
         leased = pending[0] - released
         lag: int | None = group.get(b"lag")
@@ -79,12 +77,12 @@ class RedisStreamsInspection:
 
     async def peek(self, source: str, limit: int) -> Sequence[Message]:
         entries = await self._client.call("XRANGE", source, "-", "+", "COUNT", max(limit, 0))
-        return [_message(entry) for entry in entries or []]
+        return [_message(entry) for entry in _items(entries)]
 
     async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
         start = "-" if after is None else f"({after}"
         entries = await self._client.call("XRANGE", Keys.dead(source), start, "+", "COUNT", max(limit, 0))
-        return [_dead(entry) for entry in entries or []]
+        return [_dead(entry) for entry in _items(entries)]
 
     async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
         now, dead, count = self._clock.time(), Keys.dead(source), 0
@@ -98,7 +96,7 @@ class RedisStreamsInspection:
                     continue
                 entry_id, fields = reply[0]
                 try:
-                    _, headers = read_entry("", fields)
+                    _, headers, _ = read_entry("", fields)
                 except Unreadable:
                     continue
                 args += [entry_id, aged_headers(headers, 0, now)]
@@ -123,7 +121,7 @@ class RedisStreamsInspection:
     # ------------------------------------------------------------------------------------------------------- presence
 
     async def beat(self, presence: Presence, ttl: float) -> None:
-        args = [presence.identity, msgspec.json.encode(presence), round(ttl * 1000)]
+        args: list[Arg] = [presence.identity, msgspec.json.encode(presence), round(ttl * 1000)]
         await self._client.run(PRESENCE, [WORKERS, BEATS], args)
 
     async def leave(self, identity: str) -> None:
@@ -138,13 +136,19 @@ class RedisStreamsInspection:
     async def diagnose(self) -> Sequence[Finding]:
         info, syncing = await self._client.many([("INFO",), ("CONFIG", "GET", "appendfsync")])
         if isinstance(info, Exception):
-            return [Finding(level="warning", subject="server", detail=f"INFO is not allowed, nothing can be said: {info}")]
+            return [
+                Finding(level="warning", subject="server", detail=f"INFO is not allowed, nothing can be said: {info}")
+            ]
         facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
         findings = [_version(facts), _eviction(facts), _durability(facts), _role(facts)]
         if isinstance(syncing, Exception):
             detail = "CONFIG GET is not allowed: whether each write is synced to disk cannot be told"
             findings.append(Finding(level="warning", subject="appendfsync", detail=detail))
         return findings
+
+
+def _items(reply: Any) -> list[Any]:
+    return reply or []
 
 
 def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
@@ -187,8 +191,8 @@ def _unreadable(fields: Fields) -> bytes | None:
 
 
 def _object(raw: bytes | None) -> dict[str, Any]:
-    value = parse_json(raw)
-    return value if isinstance(value, dict) else {}
+    value: Any = parse_json(raw)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _version(facts: dict[str, str]) -> Finding:
@@ -204,7 +208,7 @@ def _eviction(facts: dict[str, str]) -> Finding:
     if facts.get("maxmemory", "0") == "0" or policy == "noeviction":
         return Finding(level="ok", subject="maxmemory-policy", detail=f"{policy}: nothing is evicted")
     detail = f"{policy}: the server may throw jobs away when its memory is full; set noeviction"
-    level = "warning" if policy.startswith("volatile") else "danger"
+    level: Literal["warning", "danger"] = "warning" if policy.startswith("volatile") else "danger"
     return Finding(level=level, subject="maxmemory-policy", detail=detail)
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-
 from ...broker import Outgoing
 from ...clients.redis import Command, RedisClient, code_of
 from ...errors import BrokerError, ConfigurationError, EncodeError, PublishError

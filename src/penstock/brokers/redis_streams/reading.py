@@ -23,7 +23,7 @@ from ...errors import AccessDenied, BrokerError, ConnectionFailed
 from ...message import Delivery, Message
 from .options import Keys, Receipt, RedisStreamsOptions
 from .scripts import CLAIM, RELEASE, SETTLE
-from .wire import HEADERS, PAYLOAD, Fields, Unreadable, parse_headers, pick, to_message
+from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
 
 RELEASED = "released"
 RECOVERIES = 2  # a read cut off before the server saw it may still take something after the first
@@ -63,6 +63,7 @@ class GroupReader:
         self._made = self.closing = False
         self._look_at = float("-inf")
         self._recoveries = 0
+        self._plain = True  # the last message had no headers of its own, so try the fast way first
         self._cut_off: list[int] = []
 
     @property
@@ -202,23 +203,24 @@ class GroupReader:
         source, group = self._names
         held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
         for entry in entries:
-            ident, fields = entry[0].decode(), entry[1]
+            ident, fields, defect, message = entry[0].decode(), entry[1], None, None
             count = entry[2] if len(entry) > 2 else 1
-            defect = None
-            try:
-                if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
-                    _, raw, _, body = fields
-                    receipt, headers = Receipt(deadline, raw), parse_headers(raw)
-                else:
-                    receipt, body, headers = _uncommon(fields, deadline)
-                message = to_message(ident, headers, body)
-                if headers and headers.pop("retryGroup", group) != group:
-                    others.append(ident)
-                    continue
-            except Unreadable as wrong:
-                defect, body = str(wrong), pick(fields)[1]
+            if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
+                receipt = Receipt(deadline, fields[1])
+                if self._plain:
+                    message = plain_message(ident, fields[1], fields[3])
+            else:
                 receipt = Receipt(deadline, b"", fields)
-                message = Message(id=ident, type="", body=body or b"")
+            if message is None:
+                try:
+                    message, receipt.headers, only = read_entry(ident, fields)
+                    self._plain = not message.headers
+                    if only is not None and only != group:
+                        others.append(ident)
+                        continue
+                except Unreadable as wrong:
+                    defect, receipt.fields = str(wrong), fields
+                    message = Message(id=ident, type="", body=pick(fields)[1] or b"")
             held[ident] = receipt
             found.append(
                 Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
@@ -233,13 +235,3 @@ class GroupReader:
         keep = int(self._options.retention == "keep")
         keys = [source, self.membership.delayed, Keys.dead(source)]
         await self._client.run(SETTLE, keys, [group, self._owner, 0, keep, len(ids), *ids])
-
-
-def _uncommon(fields: Fields, deadline: float) -> tuple[Receipt, bytes, dict[str, Any]]:
-    """An entry with other fields than headers and payload, or in another order."""
-    raw, body = pick(fields)
-    if raw is None:
-        raise Unreadable("it has no field headers")
-    if body is None:
-        raise Unreadable("it has no field payload")
-    return Receipt(deadline, raw, fields), body, parse_headers(raw)

@@ -71,8 +71,7 @@ class Batch:
             else:
                 self._others += self._arguments(delivery, item.outcome)
             deliveries[ident] = delivery
-            if receipt.deadline < sure_until:
-                sure_until = receipt.deadline
+            sure_until = min(sure_until, receipt.deadline)
         self._sure_until = sure_until
         return refused
 
@@ -154,7 +153,7 @@ async def extend(
     used = max(milliseconds(subscription.lease - lease), 0)
     ids = list(known)
     for i in range(0, len(ids), MAX_IDS):
-        args = [subscription.group, owner, used, *ids[i : i + MAX_IDS]]
+        args: list[Arg] = [subscription.group, owner, used, *ids[i : i + MAX_IDS]]
         for gone in await client.run(EXTEND, [subscription.source], args):
             delivery = known.pop(gone.decode())
             held.pop(delivery.message.id, None)

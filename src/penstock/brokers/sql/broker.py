@@ -111,7 +111,7 @@ class SqlBroker:
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         watch = self._watch(subscription)
-        limit, deadline = min(limit, self.capabilities.max_batch), self._clock.monotonic() + wait
+        limit, deadline = self._at_most(limit), self._clock.monotonic() + wait
         ask = wait <= watch.pause or not watch.fresh(self._bell.rung)
         while True:
             rung = self._bell.rung
@@ -131,7 +131,7 @@ class SqlBroker:
         token = self._token()
 
         def work(conn: sa.Connection) -> _Deliveries:
-            owner, now, most = self.identity, self._clock.time(), min(limit, self.capabilities.max_batch)
+            owner, now, most = self.identity, self._clock.time(), self._at_most(limit)
             return self._rows.reclaim(
                 conn, subscription, most, bounds=(above, below), token=token, owner=owner, now=now
             )
@@ -267,6 +267,9 @@ class SqlBroker:
 
     async def _read(self, work: Work[T]) -> T:
         return await self._runner.run(work, write=False)
+
+    def _at_most(self, limit: int) -> int:
+        return max(min(limit, self.capabilities.max_batch), 0)  # SQLite takes a negative limit for none
 
     @staticmethod
     def _token() -> int:

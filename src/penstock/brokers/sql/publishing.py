@@ -30,7 +30,7 @@ def publish(
     """Insert a batch; tell each message's fate."""
     keys = {n: key for n, item in enumerate(messages) if (key := _once_key(item)) is not None}
     known = _known(conn, schema, set(keys.values()), now) if keys else {}
-    groups = {queue: _groups(conn, schema, rows, queue) for queue in {item.destination for item in messages}}
+    groups = {queue: _groups(conn, schema, rows, queue) for queue in _destinations(messages)}
     fates: list[Fate] = [""] * len(messages)
     batch: list[tuple[int, list[Row]]] = []
     number = rows.allocate(conn)
@@ -44,7 +44,7 @@ def publish(
             twins[n] = first[key]
         else:
             try:
-                made = _rows(item, groups[item.destination], number, now, max_body)
+                made = _rows(item, groups.get(item.destination, [""]), number, now, max_body)
             except Exception as wrong:  # noqa: BLE001 -- whatever is wrong with one must not hurt the others
                 fates[n] = wrong
             else:
@@ -60,7 +60,21 @@ def publish(
 def _once_key(item: Outgoing) -> Key | None:
     if item.once is None or item.message.key is None:
         return None
-    return (item.destination, item.message.type, item.message.key)
+    key = (item.destination, item.message.type, item.message.key)
+    return key if all(map(_writable, key)) else None  # its fate is told when it is inserted
+
+
+def _destinations(messages: Sequence[Outgoing]) -> list[str]:
+    return [queue for queue in {item.destination for item in messages} if _writable(queue)]
+
+
+def _writable(text: str) -> bool:
+    """Whether SQLite can hold it: half a surrogate pair it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _rows(item: Outgoing, groups: Sequence[str], number: int, now: float, max_body: int) -> list[Row]:
@@ -147,9 +161,8 @@ def join(conn: sa.Connection, schema: Schema, rows: Rows, queue: str, group: str
 def _known(conn: sa.Connection, schema: Schema, keys: set[Key], now: float) -> dict[Key, str]:
     """The ids behind keys that were published and are still remembered."""
     table = schema.once
-    stale: sa.Select[Any] = (
-        sa.select(sa.literal_column("rowid")).select_from(table).where(table.c.expires_at <= now).limit(_SWEEP)
-    )
+    rowid = sa.literal_column("rowid", sa.Integer)
+    stale = sa.select(rowid).select_from(table).where(table.c.expires_at <= now).limit(_SWEEP)
     conn.execute(table.delete().where(rowid.in_(stale)))
     query = sa.select(table.c.mid).where(
         table.c.queue == sa.bindparam("q"),

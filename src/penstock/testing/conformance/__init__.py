@@ -8,7 +8,7 @@ Subclass ``BrokerConformance`` in a test module and give it ``make_broker`` and,
             return MyBroker(self.url)  # every call: one more owner on the same system
 
 What a broker cannot do is skipped by its declared ``Capabilities`` and by the optional protocols that it implements,
-never by name. Needs pytest and pytest-asyncio.
+never by name. ``StoreConformance`` does the same for stores. Needs pytest and pytest-asyncio.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .leases import LeaseTests
 from .lifecycle import LifecycleTests
 from .publishing import PublishingTests
 from .settling import SettlingTests
+from .stores import StoreConformance
 
 
 class BrokerConformance(
@@ -28,4 +29,4 @@ class BrokerConformance(
     """All of it."""
 
 
-__all__ = ["BrokerConformance"]
+__all__ = ["BrokerConformance", "StoreConformance"]

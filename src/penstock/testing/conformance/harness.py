@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ...broker import Broker, Outgoing, Settlement, Subscription, SupportsReclaim, SupportsSchedule
 from ...message import Delivery, Message
@@ -114,7 +115,8 @@ class Harness:
     ) -> list[Delivery[Any]]:
         """Lapsed leases, where the broker must be asked for them; else those that fetch hands out again."""
         if isinstance(broker, SupportsReclaim):
-            return list(await broker.reclaim(subscription, limit, **bounds))
+            system: SupportsReclaim[Any] = broker
+            return list(await system.reclaim(subscription, limit, **bounds))
         return list(await broker.fetch(subscription, limit, 0.0))
 
     async def settle(self, broker: Broker[Any], delivery: Delivery[Any], outcome: Outcome) -> bool:
@@ -124,7 +126,7 @@ class Harness:
 
 def message(body: bytes = b"[]", **fields: Any) -> Message:
     """A message to test with."""
-    return Message(**{"type": "t", "enqueued_at": 1_700_000_000.0, **fields, "body": body})
+    return replace(Message(type="t", body=body, enqueued_at=1_700_000_000.0), **fields)
 
 
 def numbered(count: int) -> list[Message]:

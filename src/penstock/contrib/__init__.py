@@ -1,0 +1,1 @@
+"""Bridges to other people's systems. Each needs its own extra."""

@@ -1,0 +1,169 @@
+"""Prometheus metrics of producers and workers in this process.
+
+============================================  =========  =======================================================
+metric                                        kind       labels
+============================================  =========  =======================================================
+``penstock_produced_total``                   counter    stream, type
+``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release)
+``penstock_retry_scheduled_total``            counter    stream, group, type
+``penstock_dlq_total``                        counter    stream, group, type, reason
+``penstock_claimed_total``                    counter    stream, group
+``penstock_promoted_total``                   counter    stream
+``penstock_lease_lost_total``                 counter    stream, group, type
+``penstock_outages_total``                    counter    role, stream
+``penstock_handler_duration_seconds``         histogram  stream, group, type
+``penstock_queue_seconds``                    histogram  stream, group, type
+``penstock_in_flight``                        gauge      stream, group
+``penstock_ready``                            gauge      (none)
+``penstock_stream_size``                      gauge      stream
+``penstock_retry_queue_depth``                gauge      stream
+``penstock_dlq_depth``                        gauge      stream
+``penstock_pel_size``                         gauge      stream, group
+``penstock_lag``                              gauge      stream, group
+============================================  =========  =======================================================
+
+The last five are read from the broker by ``sample``; leave that to one worker of a fleet if it is large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .. import telemetry
+from ..broker import SupportsInspect
+from ..clock import SYSTEM_CLOCK, Clock
+from ..errors import BrokerError, MissingExtra
+from ..telemetry import TELEMETRY, Event, Telemetry
+
+try:
+    from prometheus_client import (
+        REGISTRY,
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        ProcessCollector,
+        start_http_server,
+    )
+except ImportError as error:
+    raise MissingExtra("prometheus-client", "prometheus") from error
+
+if TYPE_CHECKING:
+    from ..worker import Worker
+
+logger = logging.getLogger("penstock")
+
+BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)  # seconds, up to an hour
+OF_MESSAGE = ("stream", "group", "type")
+
+
+class PrometheusMetrics:
+    """Listens to a telemetry hub and keeps the metrics in ``registry``."""
+
+    def __init__(self, hub: Telemetry = TELEMETRY, registry: CollectorRegistry = REGISTRY) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"penstock_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"penstock_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"penstock_{name}", text, OF_MESSAGE, registry=registry, buckets=BUCKETS)
+
+        self._produced = counter("produced_total", "Messages published", "stream", "type")
+        self._processed = counter("processed_total", "Deliveries that came to an outcome", *OF_MESSAGE, "outcome")
+        self._retried = counter("retry_scheduled_total", "Retries scheduled", *OF_MESSAGE)
+        self._dead = counter("dlq_total", "Messages dead-lettered", *OF_MESSAGE, "reason")
+        self._claimed = counter("claimed_total", "Deliveries taken over from dead workers", "stream", "group")
+        self._promoted = counter("promoted_total", "Delayed messages that became due", "stream")
+        self._lost = counter("lease_lost_total", "Leases lost to another worker", *OF_MESSAGE)
+        self._outages = counter("outages_total", "Times a broker became unreachable", "role", "stream")
+        self._duration = histogram("handler_duration_seconds", "Time from start to outcome")
+        self._waited = histogram("queue_seconds", "Time from enqueueing to start")
+        self._in_flight = gauge("in_flight", "Handlers running now", "stream", "group")
+        self._ready = gauge("ready", "1 while every consumer gets answers from its broker")
+        self._size = gauge("stream_size", "Messages waiting or leased", "stream")
+        self._delayed = gauge("retry_queue_depth", "Messages delayed, retries included", "stream")
+        self._dead_depth = gauge("dlq_depth", "Dead letters", "stream")
+        self._pending = gauge("pel_size", "Messages leased", "stream", "group")
+        self._lag = gauge("lag", "Messages not yet fetched", "stream", "group")
+        self.unsubscribe = hub.subscribe(self.on_event)
+
+    def on_event(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case telemetry.Started(stream, group, type_, waited):
+                if waited is not None:
+                    self._waited.labels(stream, group, type_).observe(waited)
+            case telemetry.Finished():
+                self._finished(event)
+            case telemetry.Published(stream, type_, count):
+                self._produced.labels(stream, type_).inc(count)
+            case telemetry.LeaseLost(stream, group, type_, _):
+                self._lost.labels(stream, group, type_).inc()
+            case telemetry.Reclaimed(stream, group, count):
+                self._claimed.labels(stream, group).inc(count)
+            case telemetry.Promoted(stream, count):
+                self._promoted.labels(stream).inc(count)
+            case telemetry.Outage(role, stream, ended):
+                if not ended:
+                    self._outages.labels(role, stream).inc()
+
+    def _finished(self, event: telemetry.Finished) -> None:
+        labels = (event.stream, event.group, event.type)
+        self._processed.labels(*labels, event.outcome).inc()
+        self._duration.labels(*labels).observe(event.seconds)
+        if event.outcome == "retry":
+            self._retried.labels(*labels).inc()
+        elif event.outcome == "dead":
+            self._dead.labels(*labels, event.reason).inc()
+
+    async def sample(self, worker: Worker) -> None:
+        """Read the gauges once."""
+        self._ready.set(worker.ready)
+        for consumer in worker.consumers:
+            subscription = consumer.subscription
+            self._in_flight.labels(subscription.source, subscription.group).set(consumer.in_flight)
+            if not isinstance(consumer.broker, SupportsInspect):
+                continue
+            stats = await consumer.broker.stats(subscription.source)
+            self._size.labels(stats.source).set(stats.size)
+            self._delayed.labels(stats.source).set(stats.delayed)
+            self._dead_depth.labels(stats.source).set(stats.dead)
+            for group in stats.groups:
+                self._pending.labels(stats.source, group.name).set(group.leased)
+                if group.lag is not None:
+                    self._lag.labels(stats.source, group.name).set(group.lag)
+
+    async def sample_forever(self, worker: Worker, *, interval: float = 5.0, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Read the gauges every ``interval`` seconds until cancelled."""
+        while True:
+            try:
+                await self.sample(worker)
+            except BrokerError as error:
+                logger.debug("metrics were not sampled: %s", error)
+            await clock.sleep(interval)
+
+
+@contextmanager
+def exporter(
+    worker: Worker, port: int, *, address: str = "127.0.0.1", hub: Telemetry = TELEMETRY
+) -> Generator[PrometheusMetrics]:
+    """Serve the metrics of ``worker`` at ``http://address:port/metrics`` while the block runs; inside a running loop."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    metrics = PrometheusMetrics(hub, registry)
+    server, thread = start_http_server(port, address, registry)
+    sampling = asyncio.get_running_loop().create_task(metrics.sample_forever(worker))
+    try:
+        yield metrics
+    finally:
+        sampling.cancel()
+        metrics.unsubscribe()
+        server.shutdown()
+        server.server_close()
+        thread.join()

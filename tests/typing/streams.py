@@ -1,0 +1,90 @@
+"""The user's view of producers and consumers: this file is read by mypy and pyright, never run.
+
+Lines that must be type errors carry an ignore; ``warn_unused_ignores`` makes a line that is no error fail the check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict, assert_type
+
+import msgspec
+
+from penstock import (
+    Ack,
+    Broker,
+    Consumer,
+    Context,
+    DeadLetter,
+    Envelope,
+    Outcome,
+    Producer,
+    Retry,
+    Send,
+    Worker,
+    open_broker,
+)
+
+
+class EmailJob(msgspec.Struct):
+    to: str
+    subject: str
+
+
+@dataclass
+class Order:
+    id: int
+
+
+class Event(TypedDict):
+    name: str
+
+
+async def producing() -> None:
+    broker = open_broker("memory://")
+    assert_type(broker, Broker[Any])
+    emails = Producer(broker, "email", EmailJob)
+    assert_type(emails, Producer[EmailJob])
+    assert_type(await emails.send(EmailJob("a", "b"), key="k", delay=5), str)
+    assert_type(await emails.send_many([EmailJob("a", "b"), Send(EmailJob("a", "b"), key="k")]), list[str])
+    await emails.send("not a job")  # type: ignore[arg-type]
+    await emails.send(Order(1))  # type: ignore[arg-type]
+    await Producer(broker, "orders", Order).send(Order(1))
+    await Producer(broker, "events", Event).send({"name": "x"})
+    await Producer(broker, "events", Event).send({"nome": "x"})  # type: ignore[typeddict-item]
+    await Producer(broker, "plain", dict[str, int]).send({"n": 1})
+
+
+async def on_email(job: EmailJob) -> None:
+    assert_type(job.to, str)
+
+
+async def on_email_with_context(job: EmailJob, context: Context) -> Outcome | None:
+    if context.attempt:
+        return Retry(delay=10)
+    if context.lease_lost:
+        return DeadLetter("late", meta={"at": 1})
+    return context.ack()
+
+
+def on_email_in_a_thread(job: EmailJob) -> Ack:
+    return Ack()
+
+
+async def on_order(order: Order) -> None: ...
+
+
+async def audit(envelope: Envelope[Any], call_next: Any) -> Outcome:
+    outcome: Outcome = await call_next(envelope)
+    return outcome
+
+
+async def consuming(broker: Broker[Any]) -> None:
+    consumer = Consumer(broker, "email", EmailJob, on_email, group="g", middleware=[audit])
+    assert_type(consumer, Consumer[EmailJob])
+    Consumer(broker, "email", EmailJob, on_email_with_context)
+    Consumer(broker, "email", EmailJob, on_email_in_a_thread)
+    Consumer(broker, "email", EmailJob, on_order)  # type: ignore[arg-type]
+    async with Worker(consumer) as worker:
+        assert_type(worker, Worker)
+        assert_type(await worker.stop(timeout=1.0), bool)
