@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from .broker import Broker as Broker
     from .broker import Capabilities as Capabilities
     from .codec import Codec as Codec
-    from .consumer import Claim as Claim
     from .consumer import Consumer as Consumer
-    from .consumer import Options as Options
     from .context import Context as Context
     from .context import current as current
     from .errors import BrokerError as BrokerError
@@ -50,6 +48,8 @@ if TYPE_CHECKING:
     from .retry import Linear as Linear
     from .retry import RetryPolicy as RetryPolicy
     from .retry_daemon import RetryDaemon as RetryDaemon
+    from .running import Claim as Claim
+    from .running import Options as Options
     from .telemetry import TELEMETRY as TELEMETRY
     from .telemetry import Telemetry as Telemetry
     from .worker import Worker as Worker
@@ -58,7 +58,7 @@ _HOMES = {
     "app": "open_broker open_store",
     "broker": "Broker Capabilities",
     "codec": "Codec",
-    "consumer": "Claim Consumer Options",
+    "consumer": "Consumer",
     "context": "Context current",
     "errors": "BrokerError ConfigurationError ConnectionFailed PayloadError PenstockError PublishError",
     "executor": "Limits",
@@ -71,6 +71,7 @@ _HOMES = {
     "producer": "Idempotency Producer Send",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
+    "running": "Claim Options",
     "telemetry": "TELEMETRY Telemetry",
     "worker": "Worker",
 }

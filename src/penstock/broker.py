@@ -118,7 +118,7 @@ class Broker(Protocol[R]):
         ...
 
     async def open(self) -> None:
-        """Connect and check that the system is usable. Idempotent.
+        """Connect and check that the system is usable. Idempotent, cheap when open, and possible again after ``close``.
 
         Blocks for at most the connect deadline. Raises ``ConnectionFailed``, ``AccessDenied``.
         """

@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``broker``: URL of the broker. ``drain``: seconds that running handlers get when a worker stops. ``roles``: whether
     workers run scheduler, reclaimer, heartbeat and pruner. ``uvloop``: use it where it is installed.
-    ``metrics_port``: where a worker serves its metrics, if anywhere.
+    ``metrics_port`` and ``metrics_address``: where a worker serves its metrics, if it has a port for them.
     """
 
     broker: str | None = None
@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     roles: bool = True
     uvloop: bool = True
     metrics_port: int | None = None
+    metrics_address: str = "127.0.0.1"
 
     def required_broker(self) -> str:
         """The broker's URL. Raises ``ConfigurationError`` if there is none."""

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
 from .errors import DecodeError, PayloadError, PayloadTooLarge, UnknownType, ValidationError, WrongReturn
@@ -140,7 +143,9 @@ class Executor:
         """Hold what the handler returned against the contract and the policy."""
         if isinstance(result, Retry):
             return self.policy.again(context.attempt, result)
-        if isinstance(result, Ack | DeadLetter | Release):
+        if isinstance(result, DeadLetter):
+            return result if result.meta is UNSET else _writable(result)
+        if isinstance(result, Ack | Release):
             return result
         text = (
             f"the handler of {context.type!r} returned {type(result).__name__};"
@@ -155,6 +160,15 @@ class Executor:
         except Exception:
             logger.exception("the retry policy failed; using the default backoff", extra=context.fields())
             return RetryPolicy(max_attempts=self.policy.max_attempts).decide(context.attempt, error)
+
+
+def _writable(letter: DeadLetter) -> DeadLetter:
+    """Meta that is no JSON value must not cost the dead letter: its text is kept."""
+    try:
+        msgspec.json.encode(letter.meta)
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return DeadLetter(letter.reason, letter.error, repr(letter.meta)[:2000])
+    return letter
 
 
 def _cancelled_from_outside() -> bool:

@@ -54,6 +54,7 @@ class Intake:
         self._average_size = 0.0
         self._mark = (clock.monotonic(), 0)
         self.answered_at: float | None = None
+        self.quiet = False
 
     @property
     def down(self) -> bool:
@@ -62,6 +63,8 @@ class Intake:
 
     def room(self) -> int:
         """How many more messages may be taken in now."""
+        if self.quiet:
+            return 0
         return min(self._target - len(self._ledger.held), self._most)
 
     async def run(self) -> None:

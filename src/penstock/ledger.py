@@ -106,8 +106,14 @@ class Ledger:
         self.forget((delivery,))
         return True
 
-    def release_waiting(self) -> None:
-        """Give back everything that has not been started."""
+    def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:
+        """Give back those of ``deliveries`` that no slot has taken yet."""
+        unstarted = {id(delivery): delivery for queue in (self.waiting, self.suspects) for delivery in queue}
+        chosen = {id(delivery) for delivery in deliveries} & unstarted.keys()
         for queue in (self.waiting, self.suspects):
-            while queue:
-                self.finish(queue.popleft(), Release())
+            kept = [delivery for delivery in queue if id(delivery) not in chosen]
+            queue.clear()
+            queue.extend(kept)
+        for delivery in unstarted.values():
+            if id(delivery) in chosen:
+                self.finish(delivery, Release())

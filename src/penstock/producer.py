@@ -5,17 +5,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
+
+import msgspec
 
 from .batching import Batcher
 from .broker import Broker, Outgoing
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
-from .errors import ConfigurationError, PayloadTooLarge, UnsupportedFeature
+from .errors import (
+    BrokerError,
+    ConfigurationError,
+    EncodeError,
+    PayloadTooLarge,
+    PublishError,
+    UnsupportedFeature,
+)
 from .message import EMPTY, Message
 from .pipeline import Middleware, compose
 from .store import IdempotencyCache
@@ -24,6 +35,7 @@ from .telemetry import TELEMETRY, Published, Telemetry
 T = TypeVar("T")
 
 SENTINEL_ID = "0-0"
+RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup"})  # header names with a meaning on the wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +99,6 @@ class Producer(Generic[T]):
         self._batcher = Batcher(self._publish, limit=broker.capabilities.max_batch)
         self._middleware = tuple(middleware)
         self._submit = compose(self._middleware, self._batcher.submit)
-        self._opened = False
 
     async def send(
         self,
@@ -103,8 +114,7 @@ class Producer(Generic[T]):
         ``key``: idempotency key, carried along in any case. Raises ``EncodeError``, ``ValidationError``,
         ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
         """
-        if not self._opened:
-            await self._open()
+        await self.broker.open()
         outgoing = self._outgoing(payload, type, key, delay, headers)
         return await self._one(outgoing)
 
@@ -116,17 +126,28 @@ class Producer(Generic[T]):
         Items may be payloads or ``Send`` values with options of their own. Everything is encoded before anything is
         sent. Raises as ``send`` does, and ``PublishError`` with the fate of each when only some were refused.
         """
-        if not self._opened:
-            await self._open()
+        await self.broker.open()
         outgoings = [self._item(item, type, delay) for item in payloads]
         if self._middleware or (self._idempotency is not None and self._idempotency.cache is not None):
-            return [await self._one(outgoing) for outgoing in outgoings]
-        ids: list[str] = []
-        for start in range(0, len(outgoings), self.broker.capabilities.max_batch):
-            ids += await self._publish(outgoings[start : start + self.broker.capabilities.max_batch])
+            return _all_or_error(await asyncio.gather(*map(self._one, outgoings), return_exceptions=True))
+        ids = await self._publish_in_pages(outgoings)
         if self._telemetry:
-            for outgoing in outgoings:
-                self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
+            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
+                self._telemetry.emit(Published(self.stream, type_, count))
+        return ids
+
+    async def _publish_in_pages(self, outgoings: Sequence[Outgoing]) -> list[str]:
+        page, ids = self.broker.capabilities.max_batch, list[str]()
+        for start in range(0, len(outgoings), page):
+            try:
+                ids += await self._publish(outgoings[start : start + page])
+            except BrokerError as error:
+                if not start and not isinstance(error, PublishError):
+                    raise
+                fates: list[str | Exception] = [*ids]
+                fates += error.results if isinstance(error, PublishError) else [error] * page
+                fates += [BrokerError("not tried, because an earlier page failed")] * (len(outgoings) - len(fates))
+                raise PublishError(fates[: len(outgoings)]) from error
         return ids
 
     async def _one(self, outgoing: Outgoing) -> str:
@@ -136,10 +157,6 @@ class Producer(Generic[T]):
         if self._telemetry:
             self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
         return ident
-
-    async def _open(self) -> None:
-        await self.broker.open()
-        self._opened = True
 
     async def _publish(self, outgoings: Sequence[Outgoing]) -> Sequence[str]:
         return await self.broker.publish(outgoings)
@@ -168,6 +185,8 @@ class Producer(Generic[T]):
             enqueued_at=self._clock.time(),
             headers=headers or EMPTY,
         )
+        if headers:
+            _check_headers(headers)
         once = None
         if key is not None and self._idempotency is not None and self._idempotency.cache is None:
             once = self._idempotency.ttl
@@ -185,3 +204,20 @@ class Producer(Generic[T]):
         if idempotency is None or idempotency.cache is None or key is None:
             return False
         return not await idempotency.cache.set_if_absent(f"idemp:{self.stream}:{key}", idempotency.ttl)
+
+
+def _check_headers(headers: Mapping[str, Any]) -> None:
+    if taken := RESERVED & headers.keys():
+        raise EncodeError(f"the headers {sorted(taken)} are penstock's own; choose other names")
+    try:
+        msgspec.json.encode(headers)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise EncodeError(f"headers must be JSON values: {error}") from error
+
+
+def _all_or_error(results: Sequence[str | BaseException]) -> list[str]:
+    """All ids, or what became of each."""
+    fates = [r if isinstance(r, str | Exception) else BrokerError(repr(r)) for r in results]
+    if any(isinstance(fate, Exception) for fate in fates):
+        raise PublishError(fates)
+    return [fate for fate in fates if isinstance(fate, str)]

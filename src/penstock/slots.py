@@ -20,6 +20,7 @@ from .telemetry import Finished, OutcomeName, Started, Telemetry
 
 logger = logging.getLogger("penstock")
 
+CANCEL_GRACE = 5.0  # seconds that a cancelled handler gets to clean up
 TURN = 32  # messages after which a slot lets the loop have a turn, should its handlers never suspend
 
 
@@ -52,7 +53,10 @@ class Slots:
         """Cancel whatever runs and wait until it has ended; what was running is released."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, stubborn = await asyncio.wait(self._tasks, timeout=CANCEL_GRACE)
+            if stubborn:
+                logger.error("%d handlers ignore their cancellation and are left behind", len(stubborn))
         self._tasks.clear()
 
     async def _slot(self) -> None:

@@ -22,8 +22,9 @@ from typing import Any, Self
 
 from .broker import Broker, Presence, SupportsPresence
 from .clock import SYSTEM_CLOCK, Clock
-from .consumer import Consumer, Surroundings
+from .consumer import Consumer
 from .errors import ConfigurationError
+from .running import Surroundings
 from .services import Service, run_forever
 from .services.heartbeat import Heartbeat
 from .services.leases import KeeperThread, LeaseKeeper
@@ -176,7 +177,7 @@ class Worker:
         found: list[Service] = [s for c in self.consumers if c.running is not None for s in c.running.services()]
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
-                found.append(Heartbeat(broker, partial(self.presence, broker)))
+                found.append(Heartbeat(broker, partial(self.presence, broker)))  # noqa: PERF401 a type guard reads better
         return found
 
     def presence(self, broker: Broker[Any]) -> Presence:

@@ -138,14 +138,16 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         """Understand ``url`` or raise ``InvalidURL``; the password is in no message."""
         scheme, separator, rest = url.partition("://")
         known = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
-        if not separator or scheme not in known:
-            raise InvalidURL(f"{(scheme or 'nothing') if separator else 'no'} scheme is not one of Redis; {EXPECTED}")
+        if not separator:
+            raise InvalidURL(f"a Redis address without a scheme; {EXPECTED}")
+        if scheme not in known:
+            raise InvalidURL(f"{scheme!r} is not a scheme of Redis; {EXPECTED}")
         text = f"{known[scheme]}://{rest}"
         try:
             parts = urlsplit(text)
             port = parts.port
-        except ValueError as wrong:
-            raise InvalidURL(f"the host or port cannot be read; {EXPECTED}") from wrong
+        except ValueError:
+            raise InvalidURL(f"the host or port cannot be read; {EXPECTED}") from None  # its text may be a part of the password
         user = (
             f"{parts.username or ''}:***@"
             if parts.password is not None
@@ -163,5 +165,5 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
             masked = f"{scheme}://{user}{host}:{port or 6379}/{database}"
         if not database.isdecimal():
-            raise InvalidURL(f"the database {database!r} is no number; {EXPECTED}")
+            raise InvalidURL(f"the database is no number; {EXPECTED}")
         return cls(text=text, masked=masked)

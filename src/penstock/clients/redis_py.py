@@ -135,8 +135,8 @@ class RedisPyClient:
             maker.connection_kwargs.update(protocol=2, decode_responses=False)  # one reply of bytes per command
             self._make: Callable[[], Any] = maker.make_connection
             self._make()  # no I/O: finds unknown options
-        except (TypeError, ValueError) as wrong:
-            raise InvalidURL(f"{address.masked} has an option that cannot be used; {EXPECTED}") from wrong
+        except (TypeError, ValueError):
+            raise InvalidURL(f"{address.masked} has an option that cannot be used; {EXPECTED}") from None
         asked = maker.connection_kwargs
         self._timeout, self._connect_timeout = asked["socket_timeout"], asked["socket_connect_timeout"]
         self._free: list[_Link] = []

@@ -45,6 +45,7 @@ class LeaseKeeper:
 
     async def run_once(self) -> float:
         """Renew everything held now."""
+        await self.broker.open()
         held = self._held()
         for start in range(0, len(held), BATCH):
             for delivery in await self.broker.extend(held[start : start + BATCH], self._lease):

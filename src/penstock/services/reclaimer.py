@@ -41,7 +41,7 @@ class Reclaimer:
         """Take over as much as there is room for."""
         innocent = await self._take(min(self._most, self._room()), below=SUSPECT_COUNT - 1)
         if not self._ledger.suspects:
-            await self._take(1, above=SUSPECT_COUNT - 2)
+            await self._take(min(1, self._room()), above=SUSPECT_COUNT - 2)
         return 0.0 if innocent and innocent >= self._most else self._interval
 
     async def _take(self, limit: int, **bounds: int) -> int:

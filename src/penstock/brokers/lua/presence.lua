@@ -2,7 +2,7 @@
 -- KEYS  1 hash: identity → what it says of itself   2 sorted set: identity → ms since the epoch until which it lives
 -- ARGV  1 identity ('' to look only)   2 what it says   3 ms for which it lives (0: it leaves)
 -- Returns what those alive say of themselves, by the server's clock.
-local now = now_ms()
+local now = math.ceil(now_ms())
 if ARGV[1] ~= '' then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
   redis.call('ZADD', KEYS[2], whole(now + ARGV[3]), ARGV[1])

@@ -21,8 +21,7 @@ local function fields_of(member)
   return #flat > 0 and flat or nil, item.stream
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = math.floor(now_ms())
 local named, members = #ARGV > 2, {}
 if named then
   for i = 3, #ARGV do

@@ -12,7 +12,7 @@ local id = ARGV[3]
 if ARGV[1] == '' then
   id = redis.call('XADD', KEYS[1], '*', 'headers', ARGV[5], 'payload', ARGV[6])
 else
-  redis.call('ZADD', KEYS[2], whole(now_ms() + ARGV[1]), ARGV[4])
+  redis.call('ZADD', KEYS[2], due_after(ARGV[1]), ARGV[4])
 end
 if KEYS[3] then redis.call('SET', KEYS[3], id, 'PX', ARGV[2]) end
 return id

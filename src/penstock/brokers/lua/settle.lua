@@ -23,7 +23,7 @@ end
 local function later(id, at)
   if several == nil then several = #groups_of(stream) > 1 end
   local member = ARGV[at + 1] .. (several and ARGV[at + 2] or '') .. ARGV[at + 3]
-  return redis.pcall('ZADD', KEYS[2], whole(now_ms() + ARGV[at]), member)
+  return redis.pcall('ZADD', KEYS[2], due_after(ARGV[at]), member)
 end
 
 local at = 6 + ARGV[5]

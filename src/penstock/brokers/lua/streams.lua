@@ -7,14 +7,20 @@ local LONG_AGO = '315360000000'
 -- unpack() has a limit near 8000.
 local SLICE = 4000
 
--- Server time in whole ms, rounded up so that nothing comes early.
+-- Server time in ms.
 local function now_ms()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.ceil(time[2] / 1000)
+  return time[1] * 1000 + time[2] / 1000
 end
 
 local function whole(number)
   return string.format('%.0f', number)
+end
+
+-- The score of what is due after `delay` ms: rounded up so that nothing comes early, unless it is due at once.
+local function due_after(delay)
+  if tonumber(delay) == 0 then return whole(math.floor(now_ms())) end
+  return whole(math.ceil(now_ms()) + delay)
 end
 
 -- a <= b for two entry ids; both halves may be larger than a double holds exactly.

@@ -37,6 +37,14 @@ class LifecycleTests(Harness):
         broker = await self.make_broker()
         await broker.close()
 
+    async def test_a_closed_broker_can_be_opened_again(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        await broker.close()
+        await broker.open()
+        await self.send(broker, source, message(b"1"))
+        assert await self.settle(broker, await self.one(broker, subscription), Ack())
+
     async def test_the_address_is_told(self, broker: Broker[Any]) -> None:
         assert "://" in broker.url
         assert broker.identity

@@ -1,0 +1,77 @@
+"""Options that commands share: those that are settings, and ``--json``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import Settings, load
+
+_SECONDS = click.FloatRange(min=0)
+
+# Each defaults to None, "not given": the environment and the file come before the default
+_SETTINGS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "broker": click.option(
+        "-b", "--broker", metavar="URL", help="Broker, such as sqlite:///jobs.db or redis://localhost:6379."
+    ),
+    "drain": click.option(
+        "--drain", type=_SECONDS, metavar="SECONDS", help="What running handlers get when the worker stops (25)."
+    ),
+    "log_level": click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
+        help="Least important level that is logged (info).",
+    ),
+    "log_format": click.option(
+        "--log-format", type=click.Choice(["text", "json"]), help="Log lines for people or for machines (text)."
+    ),
+    "roles": click.option(
+        "--roles/--no-roles", default=None, help="Run scheduler, reclaimer, heartbeat and pruner inside (roles)."
+    ),
+    "uvloop": click.option("--uvloop/--no-uvloop", default=None, help="Use uvloop where it is installed (uvloop)."),
+    "metrics_port": click.option(
+        "--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve Prometheus metrics at this port."
+    ),
+    "metrics_address": click.option(
+        "--metrics-address", metavar="ADDRESS", help="Where to listen for the metrics (127.0.0.1)."
+    ),
+}
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these settings; it is called with the ``Settings`` first, from all sources."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(print_config: bool, **given: Any) -> Any:
+            explicit = {name: value for name in names if (value := given.pop(name)) is not None}
+            file = click.get_current_context().find_object(str)
+            loaded = load(explicit, file=Path(file) if file else None)
+            if print_config:
+                click.echo(loaded.describe())
+                return None
+            return command(loaded.settings, **given)
+
+        decorated = click.option("--print-config", is_flag=True, help="Show all settings and whence they are; end.")(
+            call
+        )
+        for name in reversed(names):
+            decorated = _SETTINGS[name](decorated)
+        return decorated
+
+    return decorate
+
+
+def given_on_the_command_line(name: str) -> bool:
+    """Whether the user typed this option of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+__all__ = ["Settings", "as_json", "given_on_the_command_line", "with_settings"]

@@ -1,0 +1,92 @@
+"""``penstock stats``: how much waits, is delayed, dead or leased, and which workers are alive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from ..broker import Presence, StreamStats
+from ..config import Settings
+from ..inspector import Inspector
+from .inspection import inspect
+from .options import as_json, with_settings
+from .terminal import age, is_terminal, say_json, table
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything that the command shows. ``at``: seconds since the epoch."""
+
+    at: float
+    streams: list[StreamStats]
+    workers: list[Presence]
+
+
+@click.command()
+@click.argument("streams", nargs=-1, metavar="[STREAM]...")
+@click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Show it again and again.")
+@as_json
+@with_settings("broker")
+def stats(settings: Settings, streams: tuple[str, ...], watch: float | None, as_json: bool) -> None:
+    """Sizes of streams and their groups, and the workers alive.
+
+    With --watch and --json: one line of JSON each time.
+    """
+
+    async def work(inspector: Inspector) -> None:
+        while True:
+            snapshot = await _look(inspector, streams)
+            if as_json:
+                say_json(snapshot, lines=watch is not None)
+            else:
+                if watch is not None and is_terminal():
+                    click.clear()
+                _show(snapshot)
+            if watch is None:
+                return
+            await asyncio.sleep(watch)
+
+    inspect(settings, work)
+
+
+async def _look(inspector: Inspector, streams: tuple[str, ...]) -> Snapshot:
+    found = await inspector.stats(*streams)
+    return Snapshot(time.time(), found, list(await inspector.processes()))
+
+
+def _show(snapshot: Snapshot) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for stream in snapshot.streams:
+        sizes = (stream.source, stream.size, stream.delayed, stream.dead, age(stream.oldest_age))
+        groups = [(g.name, g.leased, g.lag, g.owners) for g in stream.groups] or [(None, None, None, None)]
+        rows += [(*(sizes if first else ("",) * 5), *group) for first, group in _with_first(groups)]
+    if rows:
+        table(("STREAM", "SIZE", "DELAYED", "DEAD", "OLDEST", "GROUP", "LEASED", "LAG", "OWNERS"), rows)
+    else:
+        click.echo("no streams yet")
+    click.echo()
+    if not snapshot.workers:
+        click.echo("no workers alive")
+        return
+    table(
+        ("WORKER", "CONSUMERS", "BUSY", "STATE", "UP", "BEAT", "MEMORY"),
+        [
+            (
+                worker.identity,
+                ", ".join(worker.consumers),
+                f"{worker.busy}/{worker.concurrency}",
+                "quiet" if worker.quiet else "running",
+                age(snapshot.at - worker.started_at),
+                f"{age(max(0.0, snapshot.at - worker.beat_at))} ago",
+                f"{worker.rss / 1024**2:.0f} MB",
+            )
+            for worker in snapshot.workers
+        ],
+    )
+
+
+def _with_first(items: list[Any]) -> list[tuple[bool, Any]]:
+    return [(number == 0, item) for number, item in enumerate(items)]

@@ -1,0 +1,223 @@
+"""A consumer at work: the parts and how they hang together.
+
+The intake fetches into the ledger, the slots run what is in it through the executor, the settler writes the outcomes,
+the services recover what others left, the lease keeper renews what is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
+from .clock import Clock, wait_until
+from .executor import Executor, Limits
+from .intake import Intake, Prefetch
+from .ledger import Ledger
+from .message import Delivery
+from .outage import OutageLog
+from .pipeline import ConsumeMiddleware
+from .registry import Registry
+from .retry import RetryPolicy
+from .services import Service
+from .services.leases import LeaseKeeper
+from .services.pruner import Pruner
+from .services.reclaimer import Reclaimer
+from .services.scheduler import Scheduler
+from .settling import Settler
+from .slots import Slots
+from .telemetry import Telemetry
+
+SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Recovery of what dead workers left. ``min_idle`` is the lease, in seconds: a message whose owner has not renewed
+    it for so long is taken over. ``max_per_tick`` messages every ``interval`` seconds.
+    """
+
+    min_idle: float = 30.0
+    max_per_tick: int = 128
+    interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What rarely needs to be said about a consumer.
+
+    ``start``: where a new group begins. ``delayed``: name of the structure that holds retries, where the broker lets
+    one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
+    """
+
+    prefetch: Prefetch = field(default_factory=Prefetch)
+    limits: Limits = field(default_factory=Limits)
+    start: Literal["first", "next"] = "first"
+    delayed: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a consumer was told, ready to be run."""
+
+    broker: Broker[Any]
+    subscription: Subscription
+    registry: Registry
+    policy: RetryPolicy
+    middleware: tuple[ConsumeMiddleware, ...]
+    concurrency: int
+    claim: Claim
+    options: Options
+
+    @property
+    def name(self) -> str:
+        """``stream/group``, for people."""
+        return f"{self.subscription.source}/{self.subscription.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker lends its consumers."""
+
+    clock: Clock
+    dice: random.Random
+    telemetry: Telemetry
+
+
+class Running:
+    """The machinery of a started consumer."""
+
+    def __init__(self, plan: Plan, around: Surroundings) -> None:
+        self._plan, self._around = plan, around
+        self._threads: ThreadPoolExecutor | None = None
+        if plan.registry.threaded:
+            most = plan.options.threads or plan.concurrency
+            self._threads = ThreadPoolExecutor(most, thread_name_prefix=f"penstock-{plan.name}")
+        self.ledger = Ledger(plan.policy.max_attempts)
+        executor = Executor(
+            registry=plan.registry,
+            policy=plan.policy,
+            middleware=plan.middleware,
+            limits=plan.options.limits,
+            clock=around.clock,
+            threads=self._threads,
+        )
+        self.slots = Slots(self.ledger, executor, plan.concurrency, around.clock, around.telemetry)
+        self.intake = Intake(
+            plan.broker,
+            plan.subscription,
+            self.ledger,
+            self.accept,
+            slots=plan.concurrency,
+            prefetch=plan.options.prefetch,
+            clock=around.clock,
+            outage=self._outage("intake"),
+        )
+        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self._intake_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.hurry = asyncio.Event()
+
+    def start(self) -> None:
+        """Start every part."""
+        self.slots.start()
+        self._tasks = [self._task(self._settler.run(), "settler")]
+        self._intake_task = self._task(self.intake.run(), "intake")
+
+    def accept(self, deliveries: Sequence[Delivery[Any]]) -> None:
+        """Take deliveries in and wake a slot."""
+        self.ledger.add(deliveries)
+        if self.intake.quiet:  # fetched while the worker went quiet: for somebody else to run
+            self.ledger.release_unstarted(deliveries)
+        self.slots.wake()
+
+    def services(self) -> list[Service]:
+        """The roles that this consumer's broker needs, and that belong to its subscription."""
+        broker, subscription, claim = self._plan.broker, self._plan.subscription, self._plan.claim
+        telemetry = self._around.telemetry
+        found: list[Service] = []
+        if isinstance(broker, SupportsSchedule):
+            found.append(Scheduler(broker, subscription.source, telemetry, delayed=subscription.delayed))
+        if isinstance(broker, SupportsReclaim):
+            found.append(
+                Reclaimer(
+                    broker,
+                    subscription,
+                    self.ledger,
+                    self.accept,
+                    self.intake.room,
+                    telemetry,
+                    interval=claim.interval,
+                    most=claim.max_per_tick,
+                )
+            )
+        if isinstance(broker, SupportsTrim):
+            found.append(Pruner(broker, subscription))
+        return found
+
+    def keeper(self) -> LeaseKeeper:
+        """What renews this consumer's leases; ``lost`` may be called from another thread."""
+        loop, ledger = asyncio.get_running_loop(), self.ledger
+
+        def lost(delivery: Delivery[Any]) -> None:
+            context = ledger.contexts.get(delivery.message.id)
+            if context is not None and delivery.message.id not in ledger.settling:
+                context.lease_lost = True
+            loop.call_soon_threadsafe(self._settler.lost_by_keeper, delivery)
+
+        def held() -> list[Delivery[Any]]:
+            return list(ledger.held.values())
+
+        subscription = self._plan.subscription
+        return LeaseKeeper(self._plan.broker, subscription.source, subscription.lease, held, lost)
+
+    async def quiet(self) -> None:
+        """Stop the intake, wherever it is; a cancelled fetch loses nothing."""
+        self.intake.quiet = True
+        if self._intake_task is not None:
+            self._intake_task.cancel()
+            await asyncio.gather(self._intake_task, return_exceptions=True)
+            self._intake_task = None
+
+    async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
+        """See ``Consumer.stop``."""
+        await self.quiet()
+        for context in list(self.ledger.contexts.values()):
+            context.stopping = True
+        self.ledger.release_unstarted([*self.ledger.waiting, *self.ledger.suspects])
+        clean = await self._drained(timeout)
+        await self.slots.stop()
+        await wait_until(self.ledger.idle, self._around.clock, SETTLE_GRACE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        return clean
+
+    async def _drained(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
+        """Whether everything came to its end in time and in peace."""
+        drained = asyncio.create_task(wait_until(self.ledger.idle, self._around.clock, timeout))
+        hurried = asyncio.create_task(self.hurry.wait())
+        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        hurried.cancel()
+        await asyncio.gather(drained, hurried, return_exceptions=True)
+        return self.ledger.idle.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the broker answered the last fetch."""
+        return self.intake.answered_at is not None and not self.intake.down
+
+    def _outage(self, role: str) -> OutageLog:
+        around = self._around
+        return OutageLog(role, self._plan.subscription.source, around.clock, around.dice, around.telemetry)
+
+    def _task(self, work: Coroutine[Any, Any, None], role: str) -> asyncio.Task[None]:
+        return asyncio.create_task(work, name=f"{role} {self._plan.name}")
