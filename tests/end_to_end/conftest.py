@@ -1,0 +1,47 @@
+"""Fixtures of the end-to-end tests: every broker by URL, and fleets of worker processes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.fleet import Fleet
+
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.fixture(params=["sqlite", "redis", "valkey"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each broker that processes share, empty."""
+    return _url_of(request, request.param, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def main_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """One of each kind: for what takes long."""
+    return _url_of(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path) -> Iterator[MakeFleet]:
+    """Fleets whose processes end with the test."""
+    fleets: list[Fleet] = []
+
+    def make(url: str, **settings: Any) -> Fleet:
+        fleets.append(Fleet(url, tmp_path, **settings))
+        return fleets[-1]
+
+    yield make
+    for fleet in fleets:
+        fleet.close()
+
+
+def _url_of(request: pytest.FixtureRequest, kind: str, directory: Path) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{directory / 'jobs.db'}"
+    server = request.getfixturevalue(f"{kind}_server")
+    server.flush()
+    return str(server.url)

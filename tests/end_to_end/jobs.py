@@ -1,0 +1,136 @@
+"""The worker program of the crash tests: real consumers in a real process, told by its argument what to be.
+
+Each execution leaves a line when it starts and one when it ends in the record, a file that all workers append to, one
+``write`` a line, so that a line is there whole even when its writer is killed right after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+
+import msgspec
+
+from penstock import Claim, Constant, Consumer, Context, Options, Prefetch, RetryPolicy, Worker, open_broker
+
+
+class Job(msgspec.Struct):
+    """``action``: what the handler does besides leaving its lines; ``seconds``: for how long."""
+
+    number: int
+    action: str = "sleep"
+    seconds: float = 0.0
+
+
+class Settings(msgspec.Struct, kw_only=True):
+    """What one worker of the fleet is."""
+
+    url: str
+    record: str
+    stream: str = "jobs"
+    concurrency: int = 10
+    lease: float = 2.0
+    drain: float = 10.0
+    max_attempts: int = 5
+    backoff: float = 0.1
+    interval: float = 0.5
+    wait: float = 2.0
+
+
+class Record:
+    """The writing end of the record."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+
+    def note(self, number: int, event: str, attempt: int = 0) -> None:
+        os.write(self._file, f"{number} {event} {os.getpid()} {attempt} {time.monotonic():.3f}\n".encode())
+
+
+class Handlers:
+    """One for the loop, one for threads; both do what the job says."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    async def on_the_loop(self, job: Job, context: Context) -> None:
+        self._record.note(job.number, "start", context.attempt)
+        if job.action == "sleep":
+            await asyncio.sleep(job.seconds)
+        elif job.action == "block":
+            time.sleep(job.seconds)
+        elif job.action == "notice":
+            await self._notice(job, context)
+        elif job.action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif job.action == "fail":
+            raise RuntimeError("told to fail")
+        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt)
+
+    def in_a_thread(self, job: Job, context: Context) -> None:
+        self._record.note(job.number, "start", context.attempt)
+        time.sleep(job.seconds)
+        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt)
+
+    async def _notice(self, job: Job, context: Context) -> None:
+        """Run for as long as the job says, and leave a line when the worker wants to stop."""
+        until, noticed = time.monotonic() + job.seconds, False
+        while time.monotonic() < until:
+            if context.stopping and not noticed:
+                self._record.note(job.number, "stopping", context.attempt)
+                noticed = True
+            await asyncio.sleep(0.01)
+
+
+class Fields(logging.Formatter):
+    """Level, text and the job's id."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname} {super().format(record)} [id={getattr(record, 'id', '')}]"
+
+
+def worker_of(settings: Settings, record: Record) -> Worker:
+    """One consumer with both handlers."""
+    handlers = Handlers(record)
+    consumer = Consumer(
+        open_broker(settings.url),
+        settings.stream,
+        Job,
+        handlers.on_the_loop,
+        types="job",
+        concurrency=settings.concurrency,
+        retry=RetryPolicy(max_attempts=settings.max_attempts, backoff=Constant(delay=settings.backoff)),
+        claim=Claim(min_idle=settings.lease, interval=settings.interval),
+        options=Options(prefetch=Prefetch(wait=settings.wait)),
+    )
+    consumer.handle(handlers.in_a_thread, Job, types="thread")
+    return Worker(consumer, drain=settings.drain)
+
+
+async def report_readiness(worker: Worker, record: Record) -> None:
+    """Leave a line whenever readiness changes. The number 0 belongs to no job."""
+    ready = False
+    while True:
+        if worker.ready != ready:
+            ready = worker.ready
+            record.note(0, "ready" if ready else "unready")
+        await asyncio.sleep(0.01)
+
+
+async def main(settings: Settings) -> None:
+    record = Record(settings.record)
+    worker = worker_of(settings, record)
+    reporting = asyncio.create_task(report_readiness(worker, record))
+    await worker.run()
+    reporting.cancel()
+
+
+if __name__ == "__main__":
+    stream = logging.StreamHandler()
+    stream.setFormatter(Fields())
+    logging.basicConfig(level=logging.INFO, handlers=[stream])
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Settings)))
