@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.fleet import Fleet
+from tests.end_to_end.stage import Stage
 
 MakeFleet = Callable[..., Fleet]
 
@@ -45,3 +47,12 @@ def _url_of(request: pytest.FixtureRequest, kind: str, directory: Path) -> str:
     server = request.getfixturevalue(f"{kind}_server")
     server.flush()
     return str(server.url)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "valkey"])
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Every broker, for stories inside one process."""
+    kind = request.param
+    stage = Stage(f"memory://{uuid.uuid4().hex}" if kind == "memory" else _url_of(request, kind, tmp_path))
+    yield stage
+    await stage.close()

@@ -114,6 +114,12 @@ class Fleet:
     def alive(self) -> list[Member]:
         return [member for member in self.members if member.alive]
 
+    @property
+    def ready(self) -> list[Member]:
+        """Those that live and have been ready."""
+        pids = {line.pid for line in self.lines if line.event == "ready"}
+        return [member for member in self.alive if member.pid in pids]
+
     async def exited(self, member: Member, within: float = PATIENCE) -> int:
         """Wait for the end of a worker; its exit code."""
         await self.until(lambda: not member.alive, within)

@@ -31,12 +31,13 @@ async def test_sigterm_at_random_points_under_load_makes_no_duplicate_and_loses_
         await fleet.send(*(Job(n, seconds=dice.uniform(0.0, 0.02)) for n in range(sent + 1, sent + 301)))
         sent += 300
         await asyncio.sleep(dice.uniform(0.0, 0.2))  # the random point
-        told = dice.choice(fleet.alive)
+        await fleet.until(lambda: bool(fleet.ready))
+        told = dice.choice(fleet.ready)
         began = time.monotonic()
         told.signal(signal.SIGTERM)
+        fleet.start()
         assert await fleet.exited(told, DRAIN + 5.0) == 0, told.log
         assert time.monotonic() - began < DRAIN
-        await fleet.start_ready()
     stats = await fleet.until_empty()
     executions = fleet.executions()
     assert stats.dead == 0

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import msgspec
 
+from ..app import open_broker
 from ..broker import Finding
 from ..config import Settings, mask_url
 from ..inspector import Inspector
@@ -58,7 +59,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
             f"{platform.python_implementation()} {platform.python_version()}",
             __version__,
             {name: _version(name) for name in LIBRARIES},
-            msgspec.to_builtins(inspector.capabilities),
+            msgspec.to_builtins(open_broker(settings.required_broker()).capabilities),
             await inspector.diagnose(),
         )
 

@@ -58,9 +58,8 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
                 return None
             return command(loaded.settings, **given)
 
-        decorated = click.option("--print-config", is_flag=True, help="Show all settings and whence they are; end.")(
-            call
-        )
+        show = click.option("--print-config", is_flag=True, help="Show all settings and whence they are; end.")
+        decorated: Callable[..., Any] = show(call)
         for name in reversed(names):
             decorated = _SETTINGS[name](decorated)
         return decorated

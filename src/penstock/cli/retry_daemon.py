@@ -24,7 +24,9 @@ logger = logging.getLogger("penstock")
 @click.argument("stream")
 @click.option("--delayed", metavar="NAME", help="Where its delayed messages are, if not at the usual place.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=256, show_default=True, help="Messages of one move.")
-@click.option("--tick", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--tick", type=click.FloatRange(min=0.001), default=0.25, show_default=True, help="Seconds between looks."
+)
 @click.option("--jitter", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Share of it that varies.")
 @click.option("--dry-run", is_flag=True, help="Say how many messages wait; move nothing.")
 @with_settings("broker", "log_level", "log_format")

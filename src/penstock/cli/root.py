@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from asyncio import CancelledError
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import cast
 
 import click
 
@@ -41,8 +43,7 @@ class Lazy(click.Group):
             return None
         module, attribute = _home(cmd_name)
         command = getattr(import_module(f".{module}", __package__), attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return cast("click.Command", command)
 
 
 @click.command(
@@ -56,7 +57,7 @@ class Lazy(click.Group):
 )
 @click.version_option(__version__, "--version", prog_name="penstock", message="%(prog)s %(version)s")
 @click.pass_context
-def root(ctx: click.Context, debug: bool, config: str | None) -> None:
+def root(ctx: click.Context, debug: bool, config: str | None) -> None:  # noqa: ARG001 run() looks for --debug everywhere
     """Typed background jobs that are never lost."""
     ctx.obj = config
 
@@ -71,12 +72,12 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return codes.USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, CancelledError):
         return codes.INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return codes.FAILED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 whatever it is becomes one line and an exit code
         if debug:
             traceback.print_exc()
         else:

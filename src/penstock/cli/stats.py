@@ -61,8 +61,8 @@ def _show(snapshot: Snapshot) -> None:
     rows: list[tuple[Any, ...]] = []
     for stream in snapshot.streams:
         sizes = (stream.source, stream.size, stream.delayed, stream.dead, age(stream.oldest_age))
-        groups = [(g.name, g.leased, g.lag, g.owners) for g in stream.groups] or [(None, None, None, None)]
-        rows += [(*(sizes if first else ("",) * 5), *group) for first, group in _with_first(groups)]
+        groups: list[tuple[Any, ...]] = [(g.name, g.leased, g.lag, g.owners) for g in stream.groups] or [(None,) * 4]
+        rows += [(*(("",) * 5 if number else sizes), *group) for number, group in enumerate(groups)]
     if rows:
         table(("STREAM", "SIZE", "DELAYED", "DEAD", "OLDEST", "GROUP", "LEASED", "LAG", "OWNERS"), rows)
     else:
@@ -86,7 +86,3 @@ def _show(snapshot: Snapshot) -> None:
             for worker in snapshot.workers
         ],
     )
-
-
-def _with_first(items: list[Any]) -> list[tuple[bool, Any]]:
-    return [(number == 0, item) for number, item in enumerate(items)]

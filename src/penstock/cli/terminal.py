@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import msgspec
@@ -73,7 +73,7 @@ class Progress:
         self._began = time.monotonic()
         self._rich: RichProgress | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -114,7 +114,7 @@ def _draw(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*(Text(heading) for heading in headings), box=box.SIMPLE_HEAD)
+    drawn = Table(*headings, box=box.SIMPLE_HEAD)
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)

@@ -28,6 +28,7 @@ Command: TypeAlias = Sequence[Arg]
 EXPECTED = "expected redis://[user:password@]host[:port][/database][?option=value], or rediss:// (TLS), valkey://, valkeys:// (TLS), unix:///path/to/socket?db=0"
 
 _DENIED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+_DENIED_IN_SCRIPT = ("user executing the script can't", "ACL failure in script")
 _PASSING = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE", "BUSY"})
 
 
@@ -42,7 +43,7 @@ class ReplyError(BrokerError):
 def error_of(text: str) -> BrokerError:
     """The exception for an error reply."""
     code = text.partition(" ")[0]
-    if code in _DENIED:
+    if code in _DENIED or any(words in text for words in _DENIED_IN_SCRIPT):
         return AccessDenied(text)
     if code in _PASSING:  # says nothing about the command: the same call succeeds later, or on the new primary
         return ConnectionFailed(text)
@@ -147,7 +148,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             parts = urlsplit(text)
             port = parts.port
         except ValueError:
-            raise InvalidURL(f"the host or port cannot be read; {EXPECTED}") from None  # its text may be a part of the password
+            raise InvalidURL(
+                f"the host or port cannot be read; {EXPECTED}"
+            ) from None  # its text may be a part of the password
         user = (
             f"{parts.username or ''}:***@"
             if parts.password is not None

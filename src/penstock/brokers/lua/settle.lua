@@ -10,7 +10,7 @@
 local call, stream, group, owner = redis.call, KEYS[1], ARGV[1], ARGV[2]
 local check, keep = ARGV[3] == '1', ARGV[4] == '1'
 local lost, done, failed, problem = {}, {}, {}, ''
-local several = nil
+local groups = not keep and groups_of(stream) -- before anything is written: it may be refused
 
 local function acknowledge(id)
   if call('XACK', stream, group, id) == 1 then
@@ -21,8 +21,8 @@ local function acknowledge(id)
 end
 
 local function later(id, at)
-  if several == nil then several = #groups_of(stream) > 1 end
-  local member = ARGV[at + 1] .. (several and ARGV[at + 2] or '') .. ARGV[at + 3]
+  groups = groups or groups_of(stream)
+  local member = ARGV[at + 1] .. (#groups > 1 and ARGV[at + 2] or '') .. ARGV[at + 3]
   return redis.pcall('ZADD', KEYS[2], due_after(ARGV[at]), member)
 end
 
@@ -62,5 +62,5 @@ while at <= #ARGV do
   at = at + size
 end
 
-if not keep then delete_if_done(stream, done) end
+if not keep then delete_if_done(stream, groups, done) end
 return {lost, problem, failed}

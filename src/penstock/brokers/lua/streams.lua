@@ -37,7 +37,10 @@ end
 local function groups_of(stream)
   local groups = {}
   local reply = redis.pcall('XINFO', 'GROUPS', stream)
-  if reply.err then return groups end
+  if reply.err then
+    if string.find(reply.err, 'no such key', 1, true) then return groups end
+    error(reply.err) -- not knowing the groups is no reason to think there are none
+  end
   for i, flat in ipairs(reply) do
     local group = {}
     for j = 1, #flat, 2 do
@@ -67,9 +70,8 @@ local function delete(stream, ids)
 end
 
 -- Delete acked entries that no group needs any more: each has gone past them and holds none of them.
-local function delete_if_done(stream, ids)
+local function delete_if_done(stream, groups, ids)
   if #ids == 0 then return end
-  local groups = groups_of(stream)
   if #groups <= 1 then return delete(stream, ids) end
   local doomed = {}
   for _, group in ipairs(groups) do

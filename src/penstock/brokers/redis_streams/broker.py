@@ -65,6 +65,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self.identity: str = original.identity if original else options.consumer or new_identity()
         self._members: dict[tuple[str, str], Membership] = original._members if original else {}  # noqa: SLF001 - our own class
         self._readers: dict[tuple[str, str], GroupReader] = {}
+        self._closed = False
 
     @classmethod
     def from_url(
@@ -81,8 +82,10 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     async def open(self) -> None:
         await self._client.call("PING")
+        self._closed = False
 
     async def close(self) -> None:
+        self._closed = True
         readers, self._readers = self._readers, {}
         try:
             if self._original is None:
@@ -165,6 +168,8 @@ class RedisStreamsBroker(RedisStreamsInspection):
     # ------------------------------------------------------------------------------------------------------- plumbing
 
     def _reader(self, subscription: Subscription) -> GroupReader:
+        if self._closed:
+            raise BrokerError("the broker is closed; open it again before reading")
         name = (subscription.source, subscription.group)
         reader = self._readers.get(name)
         if reader is None:

@@ -33,6 +33,9 @@ async def publish(client: RedisClient, messages: Sequence[Outgoing], now: float)
             else:
                 command = _scripted(item, headers, whole=not script_sent and len(messages) > 1)
                 script_sent = True
+        except ConfigurationError as wrong:
+            fates[place] = wrong
+            continue
         except (TypeError, ValueError, OverflowError, RecursionError) as wrong:
             fates[place] = EncodeError(f"the message of type {item.message.type!a} cannot be written: {wrong}")
             continue

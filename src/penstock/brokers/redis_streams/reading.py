@@ -62,6 +62,7 @@ class GroupReader:
         self._reading, self._claiming = asyncio.Lock(), asyncio.Lock()
         self._made = self.closing = False
         self._look_at = float("-inf")
+        self._born = clock.monotonic()
         self._recoveries = 0
         self._plain = True  # the last message had no headers of its own, so try the fast way first
         self._cut_off: list[int] = []
@@ -113,7 +114,7 @@ class GroupReader:
         await self._connection.close()
         source, group = self._names
         with suppress(ReplyError):  # the group is gone, and with it all that there was to give back
-            await self._client.run(RELEASE, [source], [group, self._owner, 1])
+            await self._client.run(RELEASE, [source], [group, self._owner, 1, self._lived()])
         self.membership.held.clear()
 
     async def close(self) -> None:
@@ -175,7 +176,11 @@ class GroupReader:
                     orphans += [ident for item in page if (ident := item[0].decode()) not in held]
                     start = "(" + page[-1][0].decode()
                 if orphans:
-                    await self._client.run(RELEASE, [source], [group, self._owner, 0, *orphans])
+                    await self._client.run(RELEASE, [source], [group, self._owner, 0, self._lived(), *orphans])
+
+    def _lived(self) -> int:
+        """Milliseconds since this reader began, with a little more."""
+        return int((self._clock.monotonic() - self._born) * 1000) + 1000
 
     async def _unblock(self) -> None:
         """End waiting reads of connections that we no longer listen to. Harmless if such an id has a new bearer."""

@@ -71,11 +71,11 @@ def to_json(value: Any) -> bytes:
     """JSON for whatever a user hands in; what JSON lacks becomes its repr, what UTF-8 lacks an escape."""
     try:
         return _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # noqa: BLE001, S110 - an object of the user may raise anything
         pass
     try:
-        return json.dumps(value, default=repr, skipkeys=True, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError):
+        return json.dumps(value, default=repr, skipkeys=True, allow_nan=False, separators=(",", ":")).encode()
+    except Exception:  # noqa: BLE001 - a repr may raise anything, and a dead letter must not fail for it
         return json.dumps(f"<{type(value).__name__} that cannot be written as JSON>").encode()
 
 

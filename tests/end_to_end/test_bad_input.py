@@ -1,0 +1,366 @@
+"""Bad input: each a clear error or a dead letter that says why, and the good neighbours all run."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+import penstock
+from penstock import (
+    Ack,
+    BrokerError,
+    ConnectionFailed,
+    Constant,
+    Consumer,
+    Context,
+    Limits,
+    Message,
+    Options,
+    PenstockError,
+    Producer,
+    Retry,
+    RetryPolicy,
+    Worker,
+    open_broker,
+    open_store,
+)
+from penstock.errors import AccessDenied, EncodeError, InvalidURL, PayloadTooLarge, ValidationError
+from tests.end_to_end.stage import Stage
+from tests.servers.redis_server import OwnServer, Server
+
+MEGABYTE = 1024 * 1024
+
+
+class Order(msgspec.Struct):
+    number: int
+    note: str = ""
+
+
+class Ran:
+    """A handler that remembers what it ran."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    async def __call__(self, order: Order) -> None:
+        self.numbers.append(order.number)
+
+
+def good(number: int) -> Message:
+    return message(b'{"number":%d}' % number)
+
+
+def message(body: bytes, type: str = "order") -> Message:
+    return Message(type=type, body=body, enqueued_at=time.time())
+
+
+DEEP = b"[" * 10_000 + b"]" * 10_000
+
+BAD_BODIES = {
+    "no bytes at all": (b"", "undecodable"),
+    "bytes that are no text": (b"\xff\x00\xfe", "undecodable"),
+    "half an object": (b'{"number":', "undecodable"),
+    "another type": (b"[1,2,3]", "invalid"),
+    "a field of another type": (b'{"number":"one"}', "invalid"),
+    "a missing field": (b'{"note":"x"}', "invalid"),
+    "too deep where an object should be": (DEEP, "invalid"),
+    "too deep in a field that nobody knows": (b'{"more":' + DEEP + b',"number":"x"}', "invalid undecodable"),
+    "a number too large for anybody": (b'{"number":1' + b"0" * 5000 + b"}", "invalid undecodable"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_BODIES)
+async def test_a_body_that_does_not_fit_is_a_dead_letter_and_its_neighbours_run(stage: Stage, what: str) -> None:
+    body, reason = BAD_BODIES[what]
+    ran = Ran()
+    await stage.put(good(1), message(body), good(2))
+    await stage.work(stage.consumer(Order, ran))
+    await stage.until_empty()
+    (letter,) = await stage.dead()
+    assert letter.reason in reason.split()
+    assert letter.message.body == body
+    assert letter.error
+    assert ran.numbers == [1, 2]
+
+
+async def test_nesting_without_end_is_a_dead_letter_where_any_json_is_welcome_too(stage: Stage) -> None:
+    ran: list[Any] = []
+
+    async def handler(payload: dict[str, Any]) -> None:
+        ran.append(payload["number"])
+
+    await stage.put(good(1), message(b'{"deep":' + DEEP + b"}"), good(2))
+    await stage.work(stage.consumer(dict, handler))
+    await stage.until_empty()
+    assert await stage.reasons() == ["undecodable"]
+    assert ran == [1, 2]
+
+
+async def test_a_body_larger_than_the_consumer_takes_is_a_dead_letter_and_never_decoded(stage: Stage) -> None:
+    ran = Ran()
+    large = message(b'{"number":3,"note":"' + b"x" * (10 * MEGABYTE) + b'"}')
+    await stage.put(good(1), large, good(2))
+    await stage.work(stage.consumer(Order, ran))
+    await stage.until_empty()
+    (letter,) = await stage.dead()
+    assert letter.reason == "tooLarge"
+    assert letter.message.body == large.body
+    assert ran.numbers == [1, 2]
+
+
+async def test_a_payload_too_large_or_of_the_wrong_type_is_refused_before_anything_is_sent(stage: Stage) -> None:
+    producer = stage.producer(Order)
+    with pytest.raises(PayloadTooLarge, match="max_body"):
+        await producer.send(Order(1, "x" * (10 * MEGABYTE)))
+    with pytest.raises(PayloadTooLarge):
+        await producer.send_many([Order(1), Order(2, "x" * (10 * MEGABYTE))])
+    with pytest.raises((EncodeError, ValidationError)):
+        await producer.send({"number": object()})
+    stats = await stage.stats()
+    assert (stats.size, stats.delayed) == (0, 0)
+
+
+async def test_an_unknown_type_is_a_dead_letter_once_its_grace_is_over(stage: Stage) -> None:
+    ran = Ran()
+    old = Message(type="novel", body=b"{}", enqueued_at=time.time() - 61.0)
+    await stage.put(good(1), old, good(2))
+    await stage.work(stage.consumer(Order, ran, types="order"))
+    await stage.until_empty()
+    (letter,) = await stage.dead()
+    assert letter.reason == "unknownType"
+    assert "order" in (letter.error or "")
+    assert ran.numbers == [1, 2]
+
+
+async def test_an_unknown_type_waits_for_a_worker_that_knows_it_and_spends_no_attempt(stage: Stage) -> None:
+    ran, attempts = Ran(), list[int]()
+
+    async def newer(payload: dict[str, Any], context: Context) -> None:
+        attempts.append(context.attempt)
+
+    await stage.put(good(1), message(b"{}", "novel"), good(2))
+    older = await stage.work(stage.consumer(Order, ran, types="order"))
+    await stage.until(lambda: len(ran.numbers) == 2 and older.consumers[0].counters.released == 1)
+    await older.stop()
+    await stage.work(stage.consumer(dict, newer, types="novel"))
+    await stage.until(lambda: bool(attempts))
+    await stage.until_empty()
+    assert attempts == [0]
+    assert await stage.dead() == []
+
+
+async def test_a_short_grace_ends_in_a_dead_letter_after_one_release(stage: Stage) -> None:
+    limits = Limits(unknown_type_grace=0.5)
+    await stage.put(message(b"{}", "novel"))
+    worker = await stage.work(stage.consumer(Order, Ran(), types="order", options=Options(limits=limits)))
+    await stage.until_empty()
+    assert await stage.reasons() == ["unknownType"]
+    assert worker.consumers[0].counters.released == 1
+
+
+NONSENSE: dict[str, Any] = {
+    "a number": 42,
+    "a true": True,
+    "a text": "ack",
+    "an error": ValueError("returned, not raised"),
+    "the class of an outcome": Ack,
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+async def test_a_handler_that_returns_nonsense_makes_a_dead_letter_that_lists_what_is_legal(
+    stage: Stage, what: str
+) -> None:
+    ran: list[int] = []
+
+    async def handler(order: Order) -> Any:
+        ran.append(order.number)
+        return NONSENSE[what] if order.number == 2 else None
+
+    await stage.put(good(1), good(2), good(3))
+    await stage.work(stage.consumer(Order, handler))
+    await stage.until_empty()
+    (letter,) = await stage.dead()
+    assert letter.reason == "wrongReturn"
+    assert "Retry(" in (letter.error or "")
+    assert ran == [1, 2, 3]
+
+
+class Panic(BaseException):
+    """As bindings to other languages raise it: no Exception."""
+
+
+def _broken_backoff(attempt: int) -> float:
+    raise ZeroDivisionError(attempt)
+
+
+BAD_HANDLERS: dict[str, Callable[[], Any]] = {
+    "a base exception": lambda: (_ for _ in ()).throw(Panic("the library panicked")),
+    "the exit of the program": lambda: sys.exit(3),
+    "a cancellation of its own": lambda: (_ for _ in ()).throw(asyncio.CancelledError),
+    "an end of iteration": lambda: (_ for _ in ()).throw(GeneratorExit),
+    "a wish to retry that is no number": lambda: Retry(delay="soon"),  # type: ignore[arg-type]
+    "a wish to retry never": lambda: Retry(delay=float("nan")),
+    "a wish to retry before": lambda: Retry(delay=-5.0),
+    "a wish to retry at the end of time": lambda: Retry(delay=float("inf")),
+    "a wish to retry with a backoff that fails": lambda: Retry(),
+}
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["async", "thread"])
+@pytest.mark.parametrize("what", BAD_HANDLERS)
+async def test_whatever_a_handler_does_the_job_comes_to_an_end_and_its_slot_goes_on(
+    stage: Stage, what: str, threaded: bool
+) -> None:
+    ran: list[int] = []
+
+    def handle(order: Order) -> Any:
+        ran.append(order.number)
+        return BAD_HANDLERS[what]() if order.number == 1 and ran.count(1) == 1 else None
+
+    async def handle_async(order: Order) -> Any:
+        return handle(order)
+
+    policy = RetryPolicy(backoff=_broken_backoff if "backoff" in what else Constant(delay=0.01))
+    await stage.put(good(1), good(2), good(3))
+    consumer = stage.consumer(Order, handle if threaded else handle_async, concurrency=1, retry=policy)
+    worker = await stage.work(consumer)
+    await stage.until(lambda: {2, 3} <= set(ran))
+    if "end of time" in what:  # waits for ever, as told: or is refused
+        await stage.until(lambda: consumer.counters.retried + consumer.counters.dead == 1)
+    else:
+        await stage.until_empty()
+        assert ran.count(1) == 2 or len(await stage.dead()) == 1
+    assert await worker.stop(5.0)
+
+
+async def test_an_entry_that_is_no_message_is_a_dead_letter_with_all_its_fields(shared_server: Server) -> None:
+    stage, ran = Stage(shared_server.url), Ran()
+    with redis.Redis.from_url(shared_server.url) as client:
+        client.xadd(stage.stream, {"headers": '{"type":"order","attempt":0}', "payload": '{"number":1}'})
+        client.xadd(stage.stream, {"headers": "{no json", "payload": b"\xff\x00"})
+        client.xadd(stage.stream, {"nothing": "we know"})
+        client.xadd(stage.stream, {"headers": "[" * 10_000, "payload": "{}"})
+        client.xadd(stage.stream, {"headers": '{"type":7}', "payload": "{}"})
+        client.xadd(stage.stream, {"headers": '{"type":"order","attempt":-1}', "payload": "{}"})
+        client.xadd(stage.stream, {"headers": '{"type":"order","attempt":0}', "payload": '{"number":2}'})
+    try:
+        await stage.work(stage.consumer(Order, ran))
+        await stage.until_empty()
+        letters = await stage.dead()
+        assert [letter.reason for letter in letters] == ["undecodable"] * 5
+        assert all(letter.raw for letter in letters)
+        assert ran.numbers == [1, 2]
+    finally:
+        await stage.close()
+
+
+BAD_URLS = [
+    "",
+    "nonsense",
+    "localhost:6379",
+    "ftp://localhost",
+    "redis//localhost",
+    "redis://localhost:port",
+    "redis://localhost:99999",
+    "redis://localhost/jobs",
+    "redis://localhost/0?no_such_option=1",
+    "unix://",
+    "sqlite://host/file.db",
+    "sqlite:///file.db?timeout=soon",
+    "sqlite:///file.db?no_such_option=1",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_url_is_refused_at_once_with_what_was_expected(url: str) -> None:
+    for opened in (open_broker, open_store):
+        with pytest.raises(InvalidURL, match="expected"):
+            opened(url)
+
+
+BLOCKED = """
+import sys
+sys.modules[{library!r}] = None
+import penstock
+for opened in (penstock.open_broker, penstock.open_store):
+    try:
+        opened({url!r})
+    except penstock.ConfigurationError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "url", "extra"),
+    [
+        ("redis", "redis://localhost", "redis"),
+        ("hiredis", "redis://localhost", "redis"),
+        ("sqlalchemy", "sqlite:///x.db", "sqlite"),
+    ],
+)
+def test_a_missing_library_is_answered_with_the_line_that_installs_it(library: str, url: str, extra: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(library=library, url=url)],
+        env={"PYTHONPATH": str(Path(penstock.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[0] for line in lines] == ["MissingExtra"] * 2
+    assert all(f"pip install 'penstock[{extra}]'" in line for line in lines)
+
+
+def _nobody_listens() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_server_that_cannot_be_reached_is_a_clear_error_for_producers_and_for_workers() -> None:
+    url = f"redis://:secret@127.0.0.1:{_nobody_listens()}"
+    with pytest.raises(ConnectionFailed, match="cannot be reached") as failure:
+        await Producer(open_broker(url), "s", Order).send(Order(1))
+    worker = Worker(Consumer(open_broker(url), "s", Order, Ran()))
+    with pytest.raises(ConnectionFailed, match="cannot be reached"):
+        await worker.start()
+    assert "secret" not in str(failure.value)
+    assert await worker.stop()
+
+
+async def test_a_database_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, but long enough to be looked at " * 50)
+    for path, words in (("no/such/directory.db", "does not exist"), ("text", "no SQLite database"), (".", "directory")):
+        with pytest.raises(BrokerError, match=words):
+            await Producer(open_broker(f"sqlite:///{tmp_path / path}"), "s", Order).send(Order(1))
+
+
+async def test_a_wrong_password_is_access_denied_and_named_nowhere(durable_server: OwnServer) -> None:
+    durable_server.call("CONFIG", "SET", "requirepass", "right")
+    for password in ("wr0ng-secret", ""):
+        user = f":{password}@" if password else ""
+        url = durable_server.url.replace("redis://", f"redis://{user}")
+        with pytest.raises(AccessDenied) as refusal:
+            await Producer(open_broker(url), "s", Order).send(Order(1))
+        worker = Worker(Consumer(open_broker(url), "s", Order, Ran()))
+        with pytest.raises(AccessDenied):
+            await worker.start()
+        assert isinstance(refusal.value, PenstockError)
+        assert "wr0ng-secret" not in f"{refusal.value!r} {refusal.value}"
+    right = open_broker(durable_server.url.replace("redis://", "redis://:right@"))
+    assert await Producer(right, "s", Order).send(Order(1))
+    await right.close()
