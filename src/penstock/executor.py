@@ -53,6 +53,7 @@ class Executor:
 
     registry: Registry
     policy: RetryPolicy
+    identity: str = ""
     middleware: Sequence[ConsumeMiddleware] = ()
     limits: Limits = field(default_factory=Limits)
     clock: Clock = SYSTEM_CLOCK
@@ -71,6 +72,7 @@ class Executor:
             type=message.type,
             stream=delivery.source,
             group=delivery.group,
+            worker=self.identity,
             attempt=message.attempt + delivery.count - 1,
             max_attempts=self.policy.max_attempts,
             key=message.key,

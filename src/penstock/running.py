@@ -102,6 +102,7 @@ class Running:
         executor = Executor(
             registry=plan.registry,
             policy=plan.policy,
+            identity=plan.broker.identity,
             middleware=plan.middleware,
             limits=plan.options.limits,
             clock=around.clock,

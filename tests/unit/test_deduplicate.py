@@ -33,7 +33,16 @@ class Handler:
 def envelope(ident: str = "1", key: str | None = "k", group: str = "g") -> Envelope[Any]:
     message = Message(id=ident, type="t", body=b"", key=key)
     context = Context(
-        id=ident, type="t", stream="s", group=group, attempt=0, max_attempts=5, key=key, headers={}, enqueued_at=None
+        id=ident,
+        type="t",
+        stream="s",
+        group=group,
+        worker="w",
+        attempt=0,
+        max_attempts=5,
+        key=key,
+        headers={},
+        enqueued_at=None,
     )
     return Envelope(payload=None, message=message, context=context)
 
@@ -123,6 +132,22 @@ async def test_glide_kit_keys_are_shared_by_groups(store: MemoryStore) -> None:
     await once(envelope("2", group="b"), handler)
     assert 1 == handler.calls
     assert await store.reserve("consumed:s:k", "x", 1) is Claim.DONE
+
+
+async def test_glide_kit_keys_are_reserved_in_the_workers_name_but_run_once_in_it(store: MemoryStore) -> None:
+    once, going, go = Deduplicate(store, template=GLIDE_KIT), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Envelope[Any]) -> Outcome:
+        going.set()
+        await go.wait()
+        return Ack()
+
+    first = asyncio.create_task(once(envelope("1"), slow))
+    await going.wait()
+    assert await store.renew("consumed:s:k", "w", 60)
+    assert Release(0.5) == await once(envelope("2"), Handler())
+    go.set()
+    assert Ack() == await first
 
 
 async def test_a_long_handler_keeps_its_reservation(once: Deduplicate, clock: ManualClock) -> None:

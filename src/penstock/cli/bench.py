@@ -16,7 +16,9 @@ JOBS, ROUNDS = 50_000, 3
 @click.command()
 @click.option("--broker", "-b", "url", envvar="PENSTOCK_BROKER", required=True, metavar="URL", help="What to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), default=JOBS, show_default=True, help="Jobs of one round.")
-@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, help="Rounds to take medians of.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, help="Rounds to take medians of."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(url: str, jobs: int, rounds: int, as_json: bool) -> None:
     """Measure publishing, consuming, latency and memory.

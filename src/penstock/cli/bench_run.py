@@ -157,9 +157,7 @@ async def measure(url: str, jobs: int, rounds: int, progress: Progress) -> Repor
     raise AssertionError("unreachable")
 
 
-def _report(
-    head: tuple[str, int, int, str, str], work: Rounds, latencies: Sequence[float], memory: Memory
-) -> Report:
+def _report(head: tuple[str, int, int, str, str], work: Rounds, latencies: Sequence[float], memory: Memory) -> Report:
     broker, jobs, rounds, python, loop = head
     single = work.awaited.rate()
     return Report(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from importlib import import_module
 from types import ModuleType
@@ -86,18 +86,17 @@ def _everything_in(module: ModuleType) -> Found:
         return consumers
     if len(workers) == 1 and {id(c) for c in consumers} <= {id(c) for c in workers[0].consumers}:
         return workers[0]
-    names = [key for key, each in vars(module).items() if isinstance(each, Worker)]
+    names = [key for key, each in vars(module).items() if any(each is found for found in workers)]
     raise ConfigurationError(
         f"module {module.__name__!r} has {_there_is(names)} and {len(consumers)} Consumers; say which: {module.__name__}:{names[0]}"
     )
 
 
 def _made(value: Any, name: str) -> Any:
-    if not callable(value) or isinstance(value, Consumer | Worker):
+    if not callable(value):
         raise ConfigurationError(f"--factory: {name} is a {type(value).__name__}, not a function")
-    make = cast("Callable[[], Any]", value)
     try:
-        made = make()
+        made: Any = value()
     except Exception as error:
         raise _failed(f"calling {name}()", error) from error
     close = getattr(made, "close", None)

@@ -34,8 +34,10 @@ class Deduplicate:
 
     ``pending``: seconds a reservation lasts without being renewed, i.e. how long a dead worker blocks another message
     with the same key. ``done``: seconds for which a key is remembered. ``pause``: seconds until a message whose key is
-    reserved looks again. ``template``: how a key is named; ``GLIDE_KIT`` shares it with that library's consumers, whose
-    keys are not scoped by group.
+    reserved looks again. ``template``: how a key is named, of ``stream``, ``group`` and ``key``.
+
+    ``GLIDE_KIT`` shares keys with that library's consumers: not scoped by group, and reserved in the name of the worker
+    instead of the message. A worker that dies then blocks its own message too, for ``pending`` seconds.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Deduplicate:
         if pending <= 0 or done <= 0:
             raise ConfigurationError(f"pending and done are in seconds and more than 0, got {pending} and {done}")
         self._store, self._clock = store, clock
+        self._here: dict[str, str] = {}  # keys that run in this process, and for which message
         self._pending, self._done, self._pause, self._template = pending, done, pause, template
 
     async def __call__(
@@ -61,7 +64,18 @@ class Deduplicate:
         if context.key is None:
             return await call_next(envelope)
         key = self._template.format(stream=context.stream, group=context.group, key=context.key)
-        owner = context.id
+        if self._here.setdefault(key, context.id) != context.id:
+            return Release(self._pause)
+        try:
+            return await self._once(key, envelope, call_next)
+        finally:
+            self._here.pop(key, None)
+
+    async def _once(
+        self, key: str, envelope: Envelope[Any], call_next: Callable[[Envelope[Any]], Awaitable[Outcome]]
+    ) -> Outcome:
+        context = envelope.context
+        owner = context.worker if self._template == GLIDE_KIT else context.id
         claim = await self._store.reserve(key, owner, self._pending)
         if claim is Claim.DONE:
             logger.info("acked without running: its key is done", extra={**context.fields(), "key": context.key})
