@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,10 +21,20 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
-from .errors import DecodeError, PayloadError, PayloadTooLarge, UnknownType, ValidationError, WrongReturn
+from .errors import (
+    ConfigurationError,
+    DecodeError,
+    HandlerError,
+    PayloadError,
+    PayloadTooLarge,
+    UnknownType,
+    ValidationError,
+    WrongReturn,
+)
 from .message import Delivery, Envelope
 from .outcome import ACK, Ack, DeadLetter, Outcome, Release, Retry
 from .pipeline import ConsumeMiddleware, compose
@@ -104,7 +115,9 @@ class Executor:
             if _cancelled_from_outside():
                 raise
             return self._failed(context, error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a handler raises is the policy's
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 whatever a handler raises is the policy's: a panic, an exit
             return self._failed(context, error)
         return ACK if result is None else self._accept(context, result)
 
@@ -120,7 +133,7 @@ class Executor:
         arguments = (payload, context) if route.wants_context else (payload,)
         if not route.threaded:
             return await route.call(*arguments)
-        run = partial(contextvars.copy_context().run, route.call, *arguments)
+        run = partial(contextvars.copy_context().run, _called, route.call, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self.threads, run)
 
     def _refuse(self, delivery: Delivery[Any], route: Route | None) -> Outcome | None:
@@ -143,33 +156,72 @@ class Executor:
 
     def _accept(self, context: Context, result: Any) -> Outcome:
         """Hold what the handler returned against the contract and the policy."""
-        if isinstance(result, Retry):
-            return self.policy.again(context.attempt, result)
-        if isinstance(result, DeadLetter):
-            return result if result.meta is UNSET else _writable(result)
-        if isinstance(result, Ack | Release):
+        if isinstance(result, Ack) or (isinstance(result, Release) and _is_wait(result.delay)):
             return result
+        if isinstance(result, DeadLetter):
+            return _writable(result)
+        if isinstance(result, Retry) and (result.delay is None or _is_wait(result.delay)):
+            wish = result if result.error is None else replace(result, error=_sound(result.error))
+            return self._decided(context, lambda policy: policy.again(context.attempt, wish))
+        delay = f" with the delay {result.delay!r:.100}" if isinstance(result, Retry | Release) else ""
         text = (
-            f"the handler of {context.type!r} returned {type(result).__name__};"
-            " expected None, Ack(), Retry(…), DeadLetter(…) or Release()"
+            f"the handler of {context.type!r} returned {type(result).__name__}{delay};"
+            " expected None, Ack(), Retry(seconds), DeadLetter(reason) or Release(seconds)"
         )
         return DeadLetter("wrongReturn", WrongReturn(text))
 
     def _failed(self, context: Context, error: BaseException) -> Outcome:
-        """Ask the policy; a policy that fails itself does not cost the message."""
+        sound = _sound(error)
+        return self._decided(context, lambda policy: policy.decide(context.attempt, sound))
+
+    def _decided(self, context: Context, ask: Callable[[RetryPolicy], Retry | DeadLetter]) -> Outcome:
+        """Ask the policy; one that fails itself, or names no number of seconds, does not cost the message."""
         try:
-            return self.policy.decide(context.attempt, error)
+            outcome = ask(self.policy)
+            if isinstance(outcome, DeadLetter) or _is_wait(outcome.delay):
+                return outcome
+            raise ConfigurationError(f"a backoff answers a number of seconds, got {outcome.delay!r}")
         except Exception:
             logger.exception("the retry policy failed; using the default backoff", extra=context.fields())
-            return RetryPolicy(max_attempts=self.policy.max_attempts).decide(context.attempt, error)
+            return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
+
+
+def _called(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a plain function. No future can carry a ``StopIteration``: whoever waits for it would wait for ever."""
+    try:
+        return call(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def _is_wait(delay: Any) -> bool:
+    """Whether it is a number of seconds; a negative one means at once."""
+    return isinstance(delay, int | float) and math.isfinite(delay)
+
+
+def _sound(error: Any) -> BaseException:
+    """An exception that can say what it is, whatever a handler came up with."""
+    if not isinstance(error, BaseException):
+        return HandlerError(f"{error!r:.2000}")
+    try:
+        str(error)
+    except Exception as broken:  # noqa: BLE001 its own __str__ may raise anything
+        return HandlerError(f"{type(error).__name__}, whose text cannot be had: {type(broken).__name__}")
+    return error
 
 
 def _writable(letter: DeadLetter) -> DeadLetter:
-    """Meta that is no JSON value must not cost the dead letter: its text is kept."""
+    """What cannot be written as it is must not cost the dead letter: its text is kept."""
+    if not isinstance(letter.reason, str):
+        letter = replace(letter, reason=repr(letter.reason)[:2000])
+    if letter.error is not None:
+        letter = replace(letter, error=_sound(letter.error))
+    if letter.meta is UNSET:
+        return letter
     try:
         msgspec.json.encode(letter.meta)
     except (TypeError, ValueError, RecursionError, OverflowError):
-        return DeadLetter(letter.reason, letter.error, repr(letter.meta)[:2000])
+        return replace(letter, meta=repr(letter.meta)[:2000])
     return letter
 
 

@@ -100,9 +100,13 @@ class Ledger:
         ident = delivery.message.id
         if self.held.get(ident) is not delivery or ident in self.settling:
             return False
-        context = self.contexts.get(ident)
+        # Should the message come back, it is another execution: the outcome of this one is not for it.
+        context = self.contexts.pop(ident, None)
         if context is not None:
             context.lease_lost = True
+        for queue in (self.waiting, self.suspects):
+            for waiting in [each for each in queue if each.message.id == ident]:
+                queue.remove(waiting)
         self.forget((delivery,))
         return True
 

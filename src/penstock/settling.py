@@ -84,20 +84,27 @@ class Settler:
                 batch = [_renewed(item, held.get(item.delivery.message.id)) for item in batch]
             except Exception as error:  # noqa: BLE001 one bad outcome must not stop the settler
                 if len(batch) > 1:
-                    return batch, await self._one_by_one(batch), tries
+                    return (*await self._one_by_one(batch), tries)
                 self._give_up(batch[0], error)
                 return (), (), tries
             else:
                 self._outage.recovered()
                 return batch, lost, tries
 
-    async def _one_by_one(self, batch: Sequence[Settlement[Any]]) -> list[Delivery[Any]]:
+    async def _one_by_one(
+        self, batch: Sequence[Settlement[Any]]
+    ) -> tuple[list[Settlement[Any]], list[Delivery[Any]]]:
+        settled: list[Settlement[Any]] = []
         lost: list[Delivery[Any]] = []
         for item in batch:
-            lost += (await self._insist((item,)))[1]
-        return lost
+            done, gone, _ = await self._insist((item,))
+            settled += done
+            lost += gone
+        return settled, lost
 
     def _give_up(self, item: Settlement[Any], error: Exception) -> None:
+        """Let go of it: what is held no longer is renewed no longer."""
+        self._ledger.forget((item.delivery,))
         message = item.delivery.message
         extra = {"stream": item.delivery.source, "type": message.type, "id": message.id}
         logger.error(

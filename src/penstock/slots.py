@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from .clock import Clock
-from .context import enter
+from .context import Context, enter
 from .executor import Executor
 from .ledger import Ledger
 from .message import Delivery
@@ -100,15 +100,21 @@ class Slots:
         try:
             outcome = await self._executor.execute(delivery, context)
         except asyncio.CancelledError:
-            ledger.finish(delivery, Release())
+            self._hand_in(delivery, context, Release())
             raise
         finally:
             self.running -= 1
-            ledger.contexts.pop(ident, None)
             enter(None)
-        ledger.finish(delivery, outcome)
+        self._hand_in(delivery, context, outcome)
         if self._telemetry:
             self._end(delivery, outcome, began)
+
+    def _hand_in(self, delivery: Delivery[Any], context: Context, outcome: Outcome) -> None:
+        """Pass the outcome on, unless the lease of this very execution was lost."""
+        contexts, ident = self._ledger.contexts, delivery.message.id
+        if contexts.get(ident) is context:
+            del contexts[ident]
+            self._ledger.finish(delivery, outcome)
 
     def _begin(self, delivery: Delivery[Any]) -> float:
         message = delivery.message

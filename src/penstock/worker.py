@@ -104,8 +104,8 @@ class Worker:
 
     async def run(self) -> None:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
-        await self.start()
-        with self._signals():
+        with self._signals():  # from the first fetch on, none of them may end the process by itself
+            await self.start()
             await self._wanted_down.wait()
             await self.stop()
 
@@ -210,7 +210,7 @@ class Worker:
         }
         installed: list[signal.Signals] = []
         for number, action in actions.items():
-            with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not the main thread
+            with contextlib.suppress(ValueError, RuntimeError):  # not the main thread, or no such loop
                 loop.add_signal_handler(number, action)
                 installed.append(number)
         try:

@@ -90,7 +90,7 @@ def protocols() -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "–"
+        return "yes" if value else "no"
     if value == port.FOREVER:
         return "any"
     return f"{value // 1024**2} MiB" if isinstance(value, int) and value % 1024**2 == 0 else f"{value}"
@@ -142,7 +142,7 @@ def metrics() -> str:
         (
             f"`{each._name}{'_total' if each._type == 'counter' else ''}`",
             each._type,
-            ", ".join(f"`{label}`" for label in each._labelnames) or "–",
+            ", ".join(f"`{label}`" for label in each._labelnames) or "none",
             each._documentation,
         )
         for each in collectors
@@ -156,7 +156,7 @@ def settings() -> str:
         (
             f"`{field.name}`",
             f"`PENSTOCK_{field.name.upper()}`",
-            "–" if field.default is None else f"`{msgspec.json.encode(field.default).decode()}`",
+            "none" if field.default is None else f"`{msgspec.json.encode(field.default).decode()}`",
             meanings.get(field.name, ""),
         )
         for field in msgspec.structs.fields(config.Settings)
@@ -180,9 +180,11 @@ def commands() -> str:
     for names, command in _commands(root, ("penstock",)):
         if isinstance(command, click.Group):
             continue
-        arguments = [each.make_metavar(click.Context(command)) for each in command.params if _is_argument(each)]
+        arguments = [
+            each.metavar or f"{each.name}".upper() for each in command.params if isinstance(each, click.Argument)
+        ]
         usage = " ".join([*names, "[OPTIONS]", *arguments])
-        about = (command.help or "").split("\f")[0].strip()
+        about = inspect.cleandoc((command.help or "").split("\f")[0])
         rows = [(f"`{', '.join(o.opts + o.secondary_opts)}`", o.help or "") for o in command.params if _is_option(o)]
         parts.append(f"### `{usage}`\n\n{about}\n\n{table(['option', 'meaning'], rows)}")
     return "\n\n".join(parts)
@@ -196,10 +198,6 @@ def _commands(group: click.Group, names: tuple[str, ...]) -> Iterator[tuple[tupl
         yield (*names, name), command
         if isinstance(command, click.Group):
             yield from _commands(command, (*names, name))
-
-
-def _is_argument(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, click.Argument)
 
 
 def _is_option(parameter: click.Parameter) -> TypeGuard[click.Option]:

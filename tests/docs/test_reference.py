@@ -21,7 +21,9 @@ def test_the_generated_parts_of_a_page_are_up_to_date(page: Path):
 
 
 def test_every_part_that_can_be_made_is_on_a_page():
-    used = [name for page in generate.pages() for name in re.findall(r"<!-- generated: ([a-z-]+) -->", page.read_text())]
+    used = [
+        name for page in generate.pages() for name in re.findall(r"<!-- generated: ([a-z-]+) -->", page.read_text())
+    ]
 
     assert sorted(generate.PARTS) == sorted(used)
 

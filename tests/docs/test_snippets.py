@@ -38,6 +38,9 @@ def test_the_snippets_of_the_page_run(
     module = types.ModuleType("__main__")  # `if __name__ == "__main__":` and annotations work as in a reader's script
     modules = set(sys.modules)
     monkeypatch.setitem(sys.modules, "__main__", module)
+    for variable in ("PENSTOCK_BROKER", "REDIS_URL"):  # ours would lead to a real server, the page's into the next page
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     try:

@@ -78,11 +78,15 @@ class Tally:
     ends: dict[str, Entry] = field(default_factory=dict[str, Entry])
     endings: Counter[Ending] = field(default_factory=Counter["Ending"])
     twice: list[Entry] = field(default_factory=list[Entry])
+    _begun: set[str] = field(default_factory=set[str])
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Count more lines."""
         for entry in entries:
             if entry.ending is None:
+                if entry.run in self._begun:
+                    self.twice.append(entry)
+                self._begun.add(entry.run)
                 self.starts.append(entry)
                 continue
             if entry.run in self.ends:
@@ -165,7 +169,7 @@ def _jobs(tally: Tally, books: Books) -> list[str]:
     problems += [f"job {job} was done and never sent" for job in sorted(done - sent)]
     if len(sent) < len(books.sent):
         problems.append("the producer sent a job twice")
-    problems += [f"an execution of job {entry.job} ended twice" for entry in tally.twice]
+    problems += [f"an execution of job {entry.job} began or ended twice" for entry in tally.twice]
     begun = {entry.run for entry in tally.starts}
     problems += [f"job {e.job} ended without having begun" for e in tally.ends.values() if e.run not in begun]
     for job in sorted(done):

@@ -47,7 +47,9 @@ class Stage:
         if self._live is None:
             click.echo(f"\n{title}", err=self._quiet)
         else:
-            self._live.console.print(f"\n{title}", style="bold", markup=False)
+            from rich.text import Text
+
+            self._live.console.print(Text(f"\n{title}", style="bold"))
 
     def tell(self, text: str) -> None:
         """One thing has happened."""

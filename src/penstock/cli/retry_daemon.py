@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 
@@ -63,8 +62,7 @@ async def _serve(daemon: RetryDaemon, stream: str) -> None:
     wanted_down = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, wanted_down.set)
+        loop.add_signal_handler(number, wanted_down.set)
     async with daemon:
         logger.info("retry daemon started: %s", stream)
         await wanted_down.wait()

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
-
 from ..clients.sql import Runner, SqliteRunner, SqlOptions
 from ..clock import SYSTEM_CLOCK, Clock
+from ..errors import MissingExtra
 from ..store import Claim
+
+try:
+    import sqlalchemy as sa
+    from sqlalchemy.dialects.sqlite import insert as upsert
+except ImportError as missing:
+    raise MissingExtra("SQLAlchemy", "sqlite") from missing
 
 _SWEEP = 100  # expired keys that one reservation sweeps away
 
