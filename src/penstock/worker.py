@@ -158,6 +158,9 @@ class Worker:
         try:
             if self._roles and isinstance(broker, SupportsPresence):
                 await broker.leave(broker.identity)
+        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
+            logger.warning("leaving the workers' list of %s: %s", broker.url, error)
+        try:
             await broker.close()
         except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
             logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)

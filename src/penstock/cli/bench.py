@@ -3,51 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import gc
 
 import click
-import msgspec
 
-from .bench_run import Report, loop_name, measure
+from ..config import Settings
+from .bench_run import Report, measure
+from .options import as_json, with_settings
+from .terminal import is_terminal, say_json
+from .worker import YOUNG
 
 JOBS, ROUNDS = 50_000, 3
 
 
 @click.command()
-@click.option("--broker", "-b", "url", envvar="PENSTOCK_BROKER", required=True, metavar="URL", help="What to measure.")
 @click.option("--jobs", type=click.IntRange(min=1), default=JOBS, show_default=True, help="Jobs of one round.")
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, help="Rounds to take medians of."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(url: str, jobs: int, rounds: int, as_json: bool) -> None:
+@as_json
+@with_settings("broker", "uvloop")
+def bench(settings: Settings, jobs: int, rounds: int, as_json: bool) -> None:
     """Measure publishing, consuming, latency and memory.
 
     Everything runs in this one process, with typed payloads of about 100 bytes and a handler that does nothing, on
-    streams (or, for SQLite, files beside the named one) that are removed afterwards. A bare client does the same work
-    in the same run: the ratio is penstock's rate divided by the bare one's, whatever the machine.
+    streams (or, for SQLite, in files beside the named one) that are removed afterwards.
+
+    A bare client does the same work in the same run: a ratio is penstock's rate divided by the bare one's, and means
+    the same on every machine. Other programs that are busy meanwhile disturb it all the same.
     """
-    report = run(url, jobs, rounds, quiet=not sys.stderr.isatty())
-    click.echo(msgspec.json.encode(report).decode() if as_json else text_of(report))
+    report = _run(settings, jobs, rounds)
+    if as_json:
+        say_json(report)
+    else:
+        click.echo(text_of(report))
 
 
-def run(url: str, jobs: int, rounds: int, *, quiet: bool) -> Report:
-    """Measure on a fresh event loop."""
+def _run(settings: Settings, jobs: int, rounds: int) -> Report:
+    """Measure on a fresh event loop, memory settled as in a worker."""
+    url = settings.required_broker()
 
     def progress(text: str) -> None:
-        if not quiet:
+        if is_terminal():
             click.echo(f"{text} …", err=True)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    loop_factory = None
+    if settings.uvloop:
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            loop_factory = uvloop.new_event_loop
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(measure(url, jobs, rounds, progress))
-
-
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    if loop_name() != "uvloop":
-        return None
-    import uvloop
-
-    return uvloop.Loop
 
 
 def text_of(report: Report) -> str:
@@ -60,8 +72,7 @@ def text_of(report: Report) -> str:
         ("consume", consume.per_s, bare.consume_per_s, consume.ratio),
     ]
     lines = [
-        f"{report.broker}: {report.jobs:,} jobs a round, medians of {report.rounds},"
-        f" Python {report.python}, {report.loop}",
+        f"{report.broker}: {report.jobs:,} jobs a round, medians of {report.rounds}, {report.python}, {report.loop}",
         "",
         f"{'messages per second':38}{'penstock':>12}{'bare client':>14}{'ratio':>8}",
     ]

@@ -63,7 +63,8 @@ class RedisBare:
 
         scheme, _, rest = url.partition("://")
         scheme = scheme.replace("valkey", "redis")
-        self._redis: Any = redis.asyncio.Redis.from_url(f"{scheme}://{rest}", protocol=2)
+        client: Any = redis.asyncio.Redis
+        self._redis = client.from_url(f"{scheme}://{rest}", protocol=2)
         self._stream, self._backlog = stream, 0
         self._leftovers = (stream, *leftovers)
 
@@ -131,8 +132,7 @@ class SqliteBare:
     async def close(self) -> None:
         self._db.close()
         for path in self._leftovers:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            _remove(path)
 
     async def awaited(self, count: int) -> float:
         began = time.perf_counter()
@@ -169,3 +169,8 @@ class SqliteBare:
         self._db.executemany("INSERT INTO jobs (payload) VALUES (?)", rows)
         self._db.execute("COMMIT")
         self._backlog += len(rows)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

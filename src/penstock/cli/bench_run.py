@@ -5,8 +5,8 @@ Only the ratios mean anything on another machine. A ratio is the median of the r
 
 from __future__ import annotations
 
+import asyncio
 import gc
-import importlib.util
 import os
 import platform
 import statistics
@@ -145,16 +145,15 @@ async def measure(url: str, jobs: int, rounds: int, progress: Progress) -> Repor
             if side is not None:
                 stack.push_async_callback(side.close)
                 await side.open()
-        before = ours.weigh()
+        before, loop = ours.weigh(), type(asyncio.get_running_loop()).__module__.partition(".")[0]
         work = Rounds(ours, bare, jobs)
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             await work.run(ours_first=number % 2 == 0)
         progress("latency on an idle worker")
         latencies = await ours.latencies(min(jobs, LATENCIES))
-        head = (ours.broker.url, jobs, rounds, platform.python_version(), loop_name())
+        head = (ours.broker.url, jobs, rounds, f"Python {platform.python_version()}", loop)
         return _report(head, work, latencies, Memory(before_mb=_megabytes(before), rss_mb=_megabytes(ours.rss)))
-    raise AssertionError("unreachable")
 
 
 def _report(head: tuple[str, int, int, str, str], work: Rounds, latencies: Sequence[float], memory: Memory) -> Report:
@@ -199,11 +198,6 @@ def _sides(url: str) -> tuple[Ours, Bare | None]:
         return Ours(f"sqlite:///{file}{'?' * bool(query)}{query}", unique), SqliteBare(Path(f"{file}-bare"), Path(file))
     ours = Ours(url, unique)
     return ours, RedisBare(url, f"{unique}:bare", (unique, f"{unique}:retry", f"{unique}:dlq"))
-
-
-def loop_name() -> str:
-    """The event loop that commands run on: uvloop where it is installed."""
-    return "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"
 
 
 def _latency(seconds: Sequence[float]) -> Latency:

@@ -95,8 +95,7 @@ class Ours:
         await worker.start()
         try:
             await _until(done, lambda: executed)
-            assert consumer.running is not None
-            await consumer.running.ledger.idle.wait()
+            await _settled(consumer)
             seconds = time.perf_counter() - began
             self.rss = max(self.rss, worker.presence(consumer.broker).rss)
         finally:
@@ -122,8 +121,7 @@ class Ours:
                 sent_at = time.perf_counter()
                 await self._producer.send(job(number))
                 await _until(started, lambda: len(found))
-            assert consumer.running is not None
-            await consumer.running.ledger.idle.wait()
+            await _settled(consumer)
             self.rss = max(self.rss, worker.presence(consumer.broker).rss)
         return found[1:]  # the first one wakes a worker that may still be starting
 
@@ -139,6 +137,12 @@ class Ours:
     def _worker(self, handle: Callable[[Job], Awaitable[None]]) -> tuple[Worker, Consumer[Job]]:
         consumer = Consumer(open_broker(self._url), self.stream, Job, handle, concurrency=CONCURRENCY)
         return Worker(consumer), consumer
+
+
+async def _settled(consumer: Consumer[Job]) -> None:
+    """Wait for the outcomes of what has run to be written."""
+    if consumer.running is not None:
+        await consumer.running.ledger.idle.wait()
 
 
 async def _until(event: asyncio.Event, progress: Callable[[], int]) -> None:

@@ -140,6 +140,7 @@ class RedisPyClient:
         asked = maker.connection_kwargs
         self._timeout, self._connect_timeout = asked["socket_timeout"], asked["socket_connect_timeout"]
         self._free: list[_Link] = []
+        self._closings = 0
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
 
     def __repr__(self) -> str:
@@ -177,6 +178,7 @@ class RedisPyClient:
 
     async def close(self) -> None:
         free, self._free = self._free, []
+        self._closings += 1  # what is under way ends its connection itself
         for link in free:
             await link.close()
 
@@ -195,10 +197,10 @@ class RedisPyClient:
     async def exchange(self, buffer: bytes, count: int) -> list[Any]:
         """Send packed commands on a connection of the pool; return all replies."""
         async with self._room:
-            link = await self._take()
+            closings, link = self._closings, await self._take()
             with translate(self.url):
                 replies = await link.exchange(buffer, count, self._timeout + len(buffer) / SLOWEST)
-            if isinstance(replies[0], ConnectionFailed):
+            if closings != self._closings or isinstance(replies[0], ConnectionFailed):
                 await link.close()  # a server that is loading or no longer primary: ask whoever answers next time
             else:
                 self._free.append(link)
