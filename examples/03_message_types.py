@@ -7,7 +7,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from penstock import Consumer, Inspector, Producer, ValidationError, Worker, open_broker
+from penstock import Consumer, Inspector, Producer, Worker, open_broker
+from penstock.errors import ValidationError
 
 broker = open_broker("memory://users")
 

@@ -134,7 +134,8 @@ class Executor:
         if not route.threaded:
             return await route.call(*arguments)
         run = partial(contextvars.copy_context().run, _called, route.call, *arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, run)
+        result = await asyncio.get_running_loop().run_in_executor(self.threads, run)
+        return await result if asyncio.iscoroutine(result) else result  # a plain wrapper of a coroutine function
 
     def _refuse(self, delivery: Delivery[Any], route: Route | None) -> Outcome | None:
         """The outcome of what must not reach a handler; ``None`` for what may."""

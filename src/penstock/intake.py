@@ -73,7 +73,7 @@ class Intake:
         while True:
             room = self.room()
             # Reading a few at a time would cost a round trip for each few: wait for half of it to be free.
-            if room <= 0 or (ledger.waiting and room * 2 < self._target):
+            if room <= 0 or (ledger.waiting and room * 2 < min(self._target, self._most)):
                 ledger.room.clear()
                 await ledger.room.wait()
                 continue
@@ -102,7 +102,7 @@ class Intake:
             self._mark = (now, finished)
             ahead = min(int(rate * AHEAD), 2 * self._prefetch.most)
             # Grow fast, shrink slowly: an idle moment says nothing about the handlers.
-            self._target = self._slots + max(ahead, (self._target - self._slots) // 2)
+            self._target = self._slots + max(ahead, int((self._target - self._slots) * 0.9))
         size = sum(len(delivery.message.body) for delivery in deliveries) / len(deliveries)
         self._average_size = max(size, self._average_size * 0.9)
         if self._average_size * self._target > PREFETCH_BYTES:

@@ -6,6 +6,7 @@ What its signature asks for is found out once, here.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -71,8 +72,13 @@ class Registry:
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:
-    call = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 a callable object
-    return inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
+    """Whether calling it makes a coroutine, as far as one can see: functions, methods, partials, callable objects.
+
+    What a decorator wraps says nothing of the wrapper, so nothing is unwrapped.
+    """
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004 a callable object
 
 
 def _wants_context(handler: Callable[..., Any]) -> bool:

@@ -23,6 +23,7 @@ from .telemetry import LeaseLost, Telemetry
 logger = logging.getLogger("penstock")
 
 MAX_BATCH = 1000
+GATHER, GATHER_TURNS = 256, 8  # outcomes worth a round trip, and turns of the loop worth waiting for them
 
 
 class Settler:
@@ -40,10 +41,19 @@ class Settler:
         while True:
             await ledger.done.wait()
             ledger.done.clear()
+            await self._gather()
             while ledger.finished:
                 batch = ledger.finished[:MAX_BATCH]
                 del ledger.finished[:MAX_BATCH]
                 await self.settle(batch)
+
+    async def _gather(self) -> None:
+        """While more is about to finish anyway, let a few turns of the loop pass: one round trip for all of it."""
+        ledger = self._ledger
+        for _ in range(GATHER_TURNS):
+            if not ledger.waiting or len(ledger.finished) >= GATHER:
+                return
+            await self._clock.sleep(0)
 
     async def settle(self, batch: Sequence[Settlement[Any]]) -> None:
         """Settle one batch for good."""

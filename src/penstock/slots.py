@@ -21,6 +21,7 @@ from .telemetry import Finished, OutcomeName, Started, Telemetry
 logger = logging.getLogger("penstock")
 
 CANCEL_GRACE = 5.0  # seconds that a cancelled handler gets to clean up
+WAKING = 2  # idle slots that are woken at once
 TURN = 32  # messages after which a slot lets the loop have a turn, should its handlers never suspend
 
 
@@ -35,6 +36,7 @@ class Slots:
         self._tasks: list[asyncio.Task[None]] = []
         self._idle: list[asyncio.Future[None]] = []
         self._suspect: Delivery[Any] | None = None
+        self._waking = self._yielding = 0
         self.running = 0
 
     def start(self) -> None:
@@ -42,10 +44,11 @@ class Slots:
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{n}") for n in range(self._concurrency)]
 
     def wake(self) -> None:
-        """There is work: one slot is enough, it wakes the next."""
-        while self._idle:
+        """There is work: one slot is enough, it wakes the next. No more than a few are on their way at once."""
+        while self._idle and self._waking < WAKING:
             future = self._idle.pop()
             if not future.done():
+                self._waking += 1
                 future.set_result(None)
                 return
 
@@ -60,20 +63,19 @@ class Slots:
         self._tasks.clear()
 
     async def _slot(self) -> None:
-        loop = asyncio.get_running_loop()
+        ledger = self._ledger
         turn = 0
         while True:
-            delivery = self._next()
+            # A slot that only lets the loop have a turn goes on by itself: others would but crowd the loop.
+            delivery = None if self._yielding else self._next()
             if delivery is None:
-                future: asyncio.Future[None] = loop.create_future()
-                self._idle.append(future)
-                await future
+                await self._rest()
                 turn = 0
                 continue
-            if self._ledger.waiting:
+            if ledger.waiting and self._idle:
                 self.wake()
             try:
-                if delivery.message.id in self._ledger.held:  # else its lease was lost while it waited
+                if delivery.message.id in ledger.held:  # else its lease was lost while it waited
                     await self._run(delivery)
             finally:
                 if self._suspect is delivery:
@@ -81,7 +83,22 @@ class Slots:
             turn += 1
             if turn >= TURN:
                 turn = 0
-                await self._clock.sleep(0)
+                await self._yield()
+
+    async def _rest(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        try:
+            await future
+        finally:
+            self._waking -= 1
+
+    async def _yield(self) -> None:
+        self._yielding += 1
+        try:
+            await self._clock.sleep(0)
+        finally:
+            self._yielding -= 1
 
     def _next(self) -> Delivery[Any] | None:
         ledger = self._ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import subprocess
 import sys
@@ -226,6 +227,32 @@ BAD_HANDLERS: dict[str, Callable[[], Any]] = {
     "a wish to retry at the end of time": lambda: Retry(delay=float("inf")),
     "a wish to retry with a backoff that fails": lambda: Retry(),
 }
+
+
+async def test_a_decorated_handler_runs_whatever_the_decorator_is_made_of(stage: Stage) -> None:
+    ran: list[int] = []
+
+    async def inner(order: Order) -> None:
+        ran.append(order.number)
+
+    def plain_around_async(order: Order) -> Any:
+        return inner(order)
+
+    @functools.wraps(plain_around_async)
+    async def async_around_plain(order: Order) -> None:
+        await plain_around_async(order)
+
+    async def with_more(prefix: int, order: Order) -> None:
+        ran.append(prefix + order.number)
+
+    await stage.put(*(message(b'{"number":%d}' % n, name) for n, name in enumerate("abc")))
+    consumer = stage.consumer(Order, plain_around_async, types="a")
+    consumer.handle(async_around_plain, Order, types="b")
+    consumer.handle(functools.partial(with_more, 100), Order, types="c")
+    await stage.work(consumer)
+    await stage.until_empty()
+    assert sorted(ran) == [0, 1, 102]
+    assert await stage.dead() == []
 
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["async", "thread"])

@@ -92,3 +92,18 @@ async def test_a_quiet_worker_finishes_what_it_has_and_takes_nothing_new(any_url
     await fleet.until_empty()
     assert [start.pid for start in fleet.executions()[2]] == [other.pid]
     assert quiet.alive
+
+
+async def test_a_plain_function_that_outlives_the_drain_does_not_keep_the_process(
+    any_url: str, make_fleet: MakeFleet
+) -> None:
+    fleet = make_fleet(any_url, drain=0.5, lease=30.0)
+    (told,) = await fleet.start_ready()
+    await fleet.send(Job(1, seconds=20.0), type="thread")
+    await fleet.until(lambda: len(fleet.seen("start")) == 1)
+    told.signal(signal.SIGTERM)
+    assert await fleet.exited(told, 5.0) == 0, told.log
+    (other,) = fleet.start()
+    await fleet.until(lambda: bool(fleet.seen("start", pid=other.pid)))
+    assert [start.attempt for start in fleet.executions()[1]] == [0, 0]
+    assert fleet.seen("end") == []

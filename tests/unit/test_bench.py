@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -51,7 +52,7 @@ def test_the_report_names_rates_latency_and_memory(tmp_path: Path):
     assert holds_every_ratio(report)
     assert 0 < report["latency"]["p50_ms"] <= report["latency"]["p99_ms"]
     assert JOBS == report["latency"]["samples"]
-    assert 0 < report["memory"]["before_mb"] <= report["memory"]["rss_mb"]
+    assert min(report["memory"].values()) > 0
     assert min(report["publish"]["awaited_per_s"], report["publish"]["gathered_per_s"]) > 0
     assert min(report["bare"].values()) > 0
 
@@ -94,7 +95,7 @@ async def test_what_was_published_is_consumed_once_and_to_the_last(tmp_path: Pat
         assert seconds > 0
         assert isinstance(ours.broker, SupportsInspect)
         assert 0 == (await ours.broker.stats("s")).size
-        assert len(await ours.latencies(5)) == 5
+        assert 5 == len(await ours.latencies(5))
     finally:
         await ours.close()
 
@@ -121,14 +122,10 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
 
 
 def test_a_payload_has_about_a_hundred_bytes():
-    import msgspec
-
     assert 80 <= len(msgspec.json.encode(job(12345))) <= 120
     assert isinstance(job(1), Job)
 
 
 def test_the_report_can_be_read_back(tmp_path: Path):
-    import msgspec
-
     report = run("--broker", f"sqlite:///{tmp_path}/jobs.db")
-    assert msgspec.convert(report, Report).jobs == JOBS
+    assert JOBS == msgspec.convert(report, Report).jobs

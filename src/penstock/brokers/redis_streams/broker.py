@@ -65,7 +65,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self.identity: str = original.identity if original else options.consumer or new_identity()
         self._members: dict[tuple[str, str], Membership] = original._members if original else {}  # noqa: SLF001 - our own class
         self._readers: dict[tuple[str, str], GroupReader] = {}
-        self._closed = False
+        self._opened = self._closed = False
 
     @classmethod
     def from_url(
@@ -81,11 +81,12 @@ class RedisStreamsBroker(RedisStreamsInspection):
     # ----------------------------------------------------------------------------------------------------- lifecycle
 
     async def open(self) -> None:
-        await self._client.call("PING")
-        self._closed = False
+        if not self._opened:
+            await self._client.call("PING")
+            self._opened, self._closed = True, False
 
     async def close(self) -> None:
-        self._closed = True
+        self._opened, self._closed = False, True
         readers, self._readers = self._readers, {}
         try:
             if self._original is None:

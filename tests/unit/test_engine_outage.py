@@ -1,0 +1,42 @@
+"""One outage is one line, whatever happens in between."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from penstock.errors import ConnectionFailed
+from penstock.outage import FIRST_PAUSE, LONGEST_PAUSE, OutageLog
+from penstock.telemetry import Outage, Telemetry
+from penstock.testing.clock import ManualClock
+
+
+async def test_an_outage_is_logged_once_at_its_start_and_once_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    clock, events = ManualClock(), list[object]()
+    outage = OutageLog("intake", "s", clock, random.Random(1), Telemetry(events.append))
+    outage.recovered()
+    for _ in range(20):
+        assert outage.failed(ConnectionFailed("gone")) > 0
+        await clock.advance(1.0)
+    assert outage.down
+    outage.recovered()
+    outage.recovered()
+    assert not outage.down
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert events == [
+        Outage("intake", "s", ended=False, seconds=0.0, error="gone"),
+        Outage("intake", "s", ended=True, seconds=20.0),
+    ]
+
+
+def test_the_next_outage_is_another_line_and_begins_with_the_shortest_pause(caplog: pytest.LogCaptureFixture) -> None:
+    outage = OutageLog("intake", "s", ManualClock(), random.Random(1), Telemetry())
+    pauses = [outage.failed(ConnectionFailed("gone")) for _ in range(12)]
+    outage.recovered()
+    again = outage.failed(ConnectionFailed("gone again"))
+    assert pauses[0] <= FIRST_PAUSE
+    assert again <= FIRST_PAUSE
+    assert max(pauses) <= LONGEST_PAUSE
+    assert pauses[-1] >= LONGEST_PAUSE / 2
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"]
