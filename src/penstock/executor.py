@@ -14,7 +14,6 @@ import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,7 +25,6 @@ from msgspec.structs import replace
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
 from .errors import (
-    ConfigurationError,
     DecodeError,
     HandlerError,
     PayloadError,
@@ -40,6 +38,7 @@ from .outcome import ACK, Ack, DeadLetter, Outcome, Release, Retry
 from .pipeline import ConsumeMiddleware, compose
 from .registry import Registry, Route
 from .retry import RetryPolicy
+from .threads import Threads
 
 logger = logging.getLogger("penstock")
 
@@ -68,7 +67,7 @@ class Executor:
     middleware: Sequence[ConsumeMiddleware] = ()
     limits: Limits = field(default_factory=Limits)
     clock: Clock = SYSTEM_CLOCK
-    threads: ThreadPoolExecutor | None = None
+    threads: Threads | None = None
     _call: Callable[[Envelope[Any]], Awaitable[Outcome]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -179,12 +178,14 @@ class Executor:
         """Ask the policy; one that fails itself, or names no number of seconds, does not cost the message."""
         try:
             outcome = ask(self.policy)
-            if isinstance(outcome, DeadLetter) or _is_wait(outcome.delay):
-                return outcome
-            raise ConfigurationError(f"a backoff answers a number of seconds, got {outcome.delay!r}")
         except Exception:
             logger.exception("the retry policy failed; using the default backoff", extra=context.fields())
-            return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
+        else:
+            if isinstance(outcome, DeadLetter) or _is_wait(outcome.delay):
+                return outcome
+            text = "a backoff must answer a number of seconds, not %r; using the default backoff"
+            logger.error(text, outcome.delay, extra=context.fields())
+        return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
 
 
 def _called(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -213,8 +214,9 @@ def _sound(error: Any) -> BaseException:
 
 def _writable(letter: DeadLetter) -> DeadLetter:
     """What cannot be written as it is must not cost the dead letter: its text is kept."""
-    if not isinstance(letter.reason, str):
-        letter = replace(letter, reason=repr(letter.reason)[:2000])
+    reason: Any = letter.reason
+    if not isinstance(reason, str):
+        letter = replace(letter, reason=repr(reason)[:2000])
     if letter.error is not None:
         letter = replace(letter, error=_sound(letter.error))
     if letter.meta is UNSET:

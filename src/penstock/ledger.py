@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from .broker import Settlement
 from .context import Context
@@ -49,6 +51,8 @@ class Ledger:
         self.contexts: dict[str, Context] = {}
         self.finished: list[Settlement[Any]] = []
         self.settling: set[str] = set()
+        self.parked: list[Delivery[Any]] = []
+        self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
         self.counters = Counters()
         self.done = asyncio.Event()
         self.room = asyncio.Event()
@@ -58,25 +62,38 @@ class Ledger:
         self._suspect_count = max(2, min(SUSPECT_COUNT, suspect_limit))
 
     def add(self, deliveries: Iterable[Delivery[Any]]) -> None:
-        """Take fresh deliveries in.
-
-        A message that is still held here has come back because its lease lapsed while nobody else took it: it is the
-        same execution under a new lease, so it is not run again, and its outcome is written under the new lease.
-        """
-        held, waiting = self.held, self.waiting
+        """Take fresh deliveries in."""
         for delivery in deliveries:
-            ident = delivery.message.id
-            known = ident in held
-            held[ident] = delivery
-            self.counters.fetched += 1
-            if known:
+            old = self.held.get(delivery.message.id)
+            if old is not None and not self._replaces(old, delivery):
                 continue
+            self.held[delivery.message.id] = delivery
+            self.counters.fetched += 1
             if delivery.count >= self._suspect_count:
                 self.suspects.append(delivery)
             else:
-                waiting.append(delivery)
-        if held:
+                self.waiting.append(delivery)
+        if self.held:
             self.idle.clear()
+
+    def _replaces(self, old: Delivery[Any], new: Delivery[Any]) -> bool:
+        """Whether a message that is held here and comes again is to be run again.
+
+        Same attempt, higher count: its lease lapsed while nobody else took it. It is the same execution under a new
+        lease: not run again, not counted, and its outcome is written under the new lease. A lower count is an answer
+        that was overtaken. Anything else is what became of an outcome, so it is another execution. If the outcome is
+        our own and its answer still on the way, the message waits for that; if it is another's, we had lost the lease.
+        """
+        ident = new.message.id
+        if new.message.attempt == old.message.attempt and new.count != old.count:
+            if new.count > old.count:
+                self.held[ident] = replace(new, count=old.count)
+            return False
+        if ident in self.settling:
+            self.parked.append(new)
+            return False
+        self.lose(old)
+        return True
 
     def finish(self, delivery: Delivery[Any], outcome: Outcome) -> None:
         """Hand an outcome to the settler, under the newest lease; drop it if the lease is lost."""
@@ -92,8 +109,18 @@ class Ledger:
         for delivery in deliveries:
             held.pop(delivery.message.id, None)
         self.room.set()
-        if not held:
+        if not held and not self.parked:
             self.idle.set()
+
+    def settled(self, idents: Iterable[str], deliveries: Iterable[Delivery[Any]]) -> None:
+        """The settling of ``idents`` is over, and ``deliveries`` are gone; what came again meanwhile may run now."""
+        self.settling.difference_update(idents)
+        self.forget(deliveries)
+        if self.parked:
+            ready = [delivery for delivery in self.parked if delivery.message.id not in self.settling]
+            self.parked = [delivery for delivery in self.parked if delivery.message.id in self.settling]
+            self.unpark(ready)
+            self.forget(())
 
     def lose(self, delivery: Delivery[Any]) -> bool:
         """Another worker has it now. True if that is news: not while its own settlement is on the way."""
@@ -107,6 +134,7 @@ class Ledger:
         for queue in (self.waiting, self.suspects):
             for waiting in [each for each in queue if each.message.id == ident]:
                 queue.remove(waiting)
+        self.finished = [item for item in self.finished if item.delivery.message.id != ident]
         self.forget((delivery,))
         return True
 

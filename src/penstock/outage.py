@@ -14,10 +14,19 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
 
 
 class OutageLog:
-    """Keeps the state of one role's line to its broker."""
+    """Keeps the state of one role's line to its broker. ``longest``: seconds between two tries, at most."""
 
-    def __init__(self, role: str, stream: str, clock: Clock, dice: random.Random, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        role: str,
+        stream: str,
+        clock: Clock,
+        dice: random.Random,
+        telemetry: Telemetry,
+        longest: float = LONGEST_PAUSE,
+    ) -> None:
         self._role, self._stream, self._clock, self._dice, self._telemetry = role, stream, clock, dice, telemetry
+        self._longest = longest
         self._since: float | None = None
         self._tries = 0
 
@@ -34,7 +43,7 @@ class OutageLog:
             logger.error("%s of %s: broker unavailable, trying again: %s", self._role, self._stream, error, extra=extra)
             if self._telemetry:
                 self._telemetry.emit(Outage(self._role, self._stream, ended=False, seconds=0.0, error=str(error)))
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self._tries)
+        pause = min(self._longest, FIRST_PAUSE * 2.0**self._tries)
         self._tries = min(self._tries + 1, 16)
         return pause * self._dice.uniform(0.5, 1.0)
 

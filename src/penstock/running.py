@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from .services.scheduler import Scheduler
 from .settling import Settler
 from .slots import Slots
 from .telemetry import Telemetry
+from .threads import Threads
 
 SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
 
@@ -94,11 +94,12 @@ class Running:
 
     def __init__(self, plan: Plan, around: Surroundings) -> None:
         self._plan, self._around = plan, around
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         if plan.registry.threaded:
             most = plan.options.threads or plan.concurrency
-            self._threads = ThreadPoolExecutor(most, thread_name_prefix=f"penstock-{plan.name}")
+            self._threads = Threads(most, f"penstock-{plan.name}")
         self.ledger = Ledger(plan.policy.max_attempts)
+        self.ledger.unpark = self.accept
         executor = Executor(
             registry=plan.registry,
             policy=plan.policy,
@@ -198,7 +199,7 @@ class Running:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown(cancel_futures=True)
         return clean
 
     async def _drained(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop

@@ -62,11 +62,12 @@ class Settler:
         ledger.settling.update(idents)
         try:
             batch, lost, tries = await self._insist(batch)
-        finally:
+        except BaseException:
             ledger.settling.difference_update(idents)
+            raise
         if lost:
             batch = self._again_under_a_newer_lease(batch, lost)
-        ledger.forget(item.delivery for item in batch)
+        ledger.settled(idents, (item.delivery for item in batch))
         self._count(batch, lost, uncertain=tries > 1)
 
     def _again_under_a_newer_lease(
@@ -101,9 +102,7 @@ class Settler:
                 self._outage.recovered()
                 return batch, lost, tries
 
-    async def _one_by_one(
-        self, batch: Sequence[Settlement[Any]]
-    ) -> tuple[list[Settlement[Any]], list[Delivery[Any]]]:
+    async def _one_by_one(self, batch: Sequence[Settlement[Any]]) -> tuple[list[Settlement[Any]], list[Delivery[Any]]]:
         settled: list[Settlement[Any]] = []
         lost: list[Delivery[Any]] = []
         for item in batch:

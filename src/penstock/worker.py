@@ -172,7 +172,7 @@ class Worker:
             self._keeper.start()
             return
         for keeper in keepers:
-            self._spawn(run_forever(keeper, around.clock, around.dice, around.telemetry))
+            self._spawn(keeper.run(around.clock, around.dice, around.telemetry))
 
     def _services(self) -> list[Service]:
         if not self._roles:

@@ -165,9 +165,7 @@ async def test_groups_are_independent_one_acks_one_retries_one_buries(stage: Sta
     acking, retrying, burying = Flaky(None), Flaky(OSError("no"), None), Flaky(DeadLetter("unwanted"))
     broker = stage.broker()
     handlers = {"acking": acking, "retrying": retrying, "burying": burying}
-    await stage.work(
-        *(stage.consumer(Order, h, broker=broker, group=name, retry=SOON) for name, h in handlers.items())
-    )
+    await stage.work(*(stage.consumer(Order, h, broker=broker, group=name, retry=SOON) for name, h in handlers.items()))
     await stage.until(lambda: True)
 
     async def joined() -> bool:
@@ -226,9 +224,7 @@ async def test_a_deduplicating_consumer_runs_each_key_once_also_when_its_twins_r
         await store.close()
 
 
-async def test_a_deduplicating_consumer_tries_a_failed_key_again(
-    stage: Stage, make_store: Callable[[], Any]
-) -> None:
+async def test_a_deduplicating_consumer_tries_a_failed_key_again(stage: Stage, make_store: Callable[[], Any]) -> None:
     handler, store = Flaky(OSError("no"), None), make_store()
     await stage.producer(Order).send(Order(1), key="k")
     await stage.work(stage.consumer(Order, handler, retry=SOON, middleware=[Deduplicate(store)]))

@@ -156,7 +156,7 @@ async def test_an_outcome_whose_message_this_very_worker_took_again_goes_out_und
     desk.ledger.add([new])
     await desk.settle((old, ACK))
     assert desk.ledger.counters.lost == 0
-    assert [(item.delivery, item.outcome) for item in desk.ledger.finished] == [(new, ACK)]
+    assert [(item.delivery.receipt, item.outcome) for item in desk.ledger.finished] == [(new.receipt, ACK)]
     await desk.settle((new, ACK))
     assert desk.ledger.counters.acked == 1
     assert await desk.leased() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -134,6 +135,7 @@ async def test_handlers_that_never_suspend_do_not_starve_the_loop() -> None:
     turns: list[int] = []
 
     async with house(at_once) as made:
+
         async def somebody_else() -> None:
             while len(made.ledger.finished) < 10_000:
                 turns.append(len(made.ledger.finished))
@@ -143,7 +145,7 @@ async def test_handlers_that_never_suspend_do_not_starve_the_loop() -> None:
         made.add(*(delivery(n) for n in range(10_000)))
         await made.until(lambda: len(made.ledger.finished) == 10_000)
         await other
-    gaps = [later - earlier for earlier, later in zip(turns, turns[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(turns)]
     assert max(gaps) <= 32 * CONCURRENCY
     assert len(turns) > 50
 

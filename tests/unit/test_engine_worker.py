@@ -208,9 +208,7 @@ async def test_a_lease_that_the_keeper_lost_is_told_to_the_handler_and_its_outco
         told.set()
 
     broker = Thief(system)
-    worker = Worker(
-        Consumer(broker, "s", dict, handler, claim=Claim(min_idle=0.2), retry=RetryPolicy(max_attempts=1))
-    )
+    worker = Worker(Consumer(broker, "s", dict, handler, claim=Claim(min_idle=0.2), retry=RetryPolicy(max_attempts=1)))
     async with worker, asyncio.timeout(10):
         await Producer(broker, "s", dict).send({})
         await told.wait()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..clock import Clock
 from ..errors import BrokerError
-from ..outage import OutageLog
+from ..outage import LONGEST_PAUSE, OutageLog
 from ..telemetry import Telemetry
 
 logger = logging.getLogger("penstock")
@@ -37,10 +37,19 @@ class Service(Protocol):
 
 
 async def run_forever(
-    service: Service, clock: Clock, dice: random.Random, telemetry: Telemetry, *, jitter: float = 0.2
+    service: Service,
+    clock: Clock,
+    dice: random.Random,
+    telemetry: Telemetry,
+    *,
+    jitter: float = 0.2,
+    longest: float = LONGEST_PAUSE,
 ) -> None:
-    """Call ``run_once`` until cancelled, through every outage. ``jitter``: share of the pause that varies."""
-    outage = OutageLog(service.name, service.stream, clock, dice, telemetry)
+    """Call ``run_once`` until cancelled, through every outage.
+
+    ``jitter``: share of the pause that varies; ``longest``: seconds between two tries during an outage, at most.
+    """
+    outage = OutageLog(service.name, service.stream, clock, dice, telemetry, longest)
     while True:
         try:
             pause = await service.run_once()

@@ -18,6 +18,7 @@ from typing import Any
 from ..broker import Broker
 from ..clock import Clock
 from ..message import Delivery
+from ..outage import LONGEST_PAUSE
 from ..telemetry import Telemetry
 from . import run_forever
 
@@ -50,7 +51,17 @@ class LeaseKeeper:
         for start in range(0, len(held), BATCH):
             for delivery in await self.broker.extend(held[start : start + BATCH], self._lease):
                 self._lost(delivery)
-        return self._lease / 4  # with the loop's jitter of a fifth: at most a third of the lease
+        return self.interval
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two renewals, and after an outage too: with a jitter of a fifth at most a third of the lease."""
+        return self._lease / 4
+
+    async def run(self, clock: Clock, dice: random.Random, telemetry: Telemetry) -> None:
+        """Renew until cancelled."""
+        # What is fetched right after an outage must not wait longer for its first renewal than anything else
+        await run_forever(self, clock, dice, telemetry, longest=min(LONGEST_PAUSE, self.interval))
 
 
 class KeeperThread:
@@ -97,7 +108,7 @@ class KeeperThread:
         try:
             async with asyncio.TaskGroup() as group:
                 for keeper in self._keepers:
-                    group.create_task(run_forever(keeper, self._clock, self._dice, self._telemetry))
+                    group.create_task(keeper.run(self._clock, self._dice, self._telemetry))
         finally:
             for fork in forks.values():
                 await fork.close()

@@ -117,7 +117,11 @@ class Referee:
             copy.state = "done"
         elif isinstance(outcome, Retry):
             self._demand(ending in {"fail", "retry"}, copy.about, f"was retried after {ending or 'nothing'}")
-            copy.spent, copy.state = copy.spent + 1, "ready"
+            # An execution that lost its lease and got it back on the same machine is one execution
+            first = run.context.attempt if run is not None else 0
+            counted = first <= item.delivery.attempt <= copy.spent
+            self._demand(counted, copy.about, f"was retried as attempt {item.delivery.attempt}, {copy.spent} spent")
+            copy.spent, copy.state = item.delivery.attempt + 1, "ready"
         elif isinstance(outcome, DeadLetter):
             self._died(copy, outcome, ending)
         else:
