@@ -208,4 +208,4 @@ class Fleet:
     async def dead(self) -> Sequence[Any]:
         """The dead letters."""
         async with Inspector(open_broker(self.settings.url)) as inspector:
-            return await inspector.dead(self.settings.stream, 1000)
+            return [letter async for letter in inspector.each_dead(self.settings.stream)]

@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from penstock import Claim, Constant, Consumer, Context, Options, Prefetch, RetryPolicy, Worker, open_broker
+from penstock import Claim, Constant, Consumer, Context, DeadLetter, Options, Prefetch, RetryPolicy, Worker, open_broker
 
 
 class Job(msgspec.Struct):
@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, kw_only=True):
     backoff: float = 0.1
     interval: float = 0.5
     wait: float = 2.0
+    uvloop: bool = False
 
 
 class Record:
@@ -57,7 +58,7 @@ class Handlers:
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    async def on_the_loop(self, job: Job, context: Context) -> None:
+    async def on_the_loop(self, job: Job, context: Context) -> DeadLetter | None:
         self._record.note(job.number, "start", context.attempt)
         if job.action == "sleep":
             await asyncio.sleep(job.seconds)
@@ -67,9 +68,15 @@ class Handlers:
             await self._notice(job, context)
         elif job.action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif job.action == "fail":
-            raise RuntimeError("told to fail")
+        elif job.action == "flaky":
+            await asyncio.sleep(job.seconds)
+            if context.attempt == 0:
+                raise RuntimeError("told to fail the first time")
+        elif job.action == "bury":
+            await asyncio.sleep(job.seconds)
+            return DeadLetter("buried", meta=job.number)
         self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt)
+        return None
 
     def in_a_thread(self, job: Job, context: Context) -> None:
         self._record.note(job.number, "start", context.attempt)
@@ -133,4 +140,11 @@ if __name__ == "__main__":
     stream = logging.StreamHandler()
     stream.setFormatter(Fields())
     logging.basicConfig(level=logging.INFO, handlers=[stream])
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Settings)))
+    settings = msgspec.json.decode(sys.argv[1], type=Settings)
+    factory = None
+    if settings.uvloop:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main(settings))

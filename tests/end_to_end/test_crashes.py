@@ -18,7 +18,8 @@ from tests.end_to_end.fleet import Fleet
 from tests.end_to_end.jobs import Job
 
 JOBS = int(os.environ.get("PENSTOCK_E2E_JOBS", "5000"))
-KILL_EVERY = 1.0  # seconds
+KILL_EVERY = float(os.environ.get("PENSTOCK_E2E_KILL_EVERY", "1"))  # seconds
+UVLOOP = os.environ.get("PENSTOCK_E2E_UVLOOP") == "1"
 WITHIN = 60.0 + JOBS / 100  # seconds for all of it
 
 MakeFleet = Callable[..., Fleet]
@@ -29,7 +30,7 @@ MakeFleet = Callable[..., Fleet]
 async def test_with_a_worker_killed_every_second_every_job_runs_and_only_the_killed_ones_twice(
     main_url: str, make_fleet: MakeFleet
 ) -> None:
-    fleet, dice = make_fleet(main_url), random.Random(7)
+    fleet, dice = make_fleet(main_url, uvloop=UVLOOP), random.Random(7)
     await fleet.start_ready(3)
     await fleet.send(*(Job(n, seconds=0.015) for n in range(1, JOBS + 1)))
     began = time.monotonic()
@@ -47,6 +48,31 @@ async def test_with_a_worker_killed_every_second_every_job_runs_and_only_the_kil
     assert len(fleet.killed) >= 2
     if not main_url.startswith("sqlite"):
         assert await _consumers_left(fleet) <= len(fleet.alive) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(WITHIN + 60)
+async def test_retries_and_dead_letters_survive_the_killings_each_dead_letter_exactly_once(
+    main_url: str, make_fleet: MakeFleet
+) -> None:
+    fleet, dice, count = make_fleet(main_url, uvloop=UVLOOP, max_attempts=9), random.Random(13), JOBS // 5
+    actions = {n: ("sleep", "flaky", "bury")[n % 3] for n in range(1, count + 1)}
+    await fleet.start_ready(3)
+    await fleet.send(*(Job(n, action, 0.03) for n, action in actions.items()))
+    buried = {n for n, action in actions.items() if action == "bury"}
+    deadline = time.monotonic() + WITHIN
+    while len({line.number for line in fleet.seen("end")}) < count - len(buried) or len(fleet.killed) < 5:
+        assert time.monotonic() < deadline, fleet.tail()
+        fleet.kill(dice.choice(fleet.alive))
+        fleet.start()
+        await asyncio.sleep(KILL_EVERY / 2)
+    stats = await fleet.until_empty()
+    letters = await fleet.dead()
+    assert {line.number for line in fleet.seen("end")} == set(actions) - buried
+    assert Counter(letter.reason for letter in letters) == {"buried": len(buried)}
+    assert sorted(letter.meta for letter in letters) == sorted(buried)
+    assert stats.dead == len(buried)
+    assert set(fleet.executions()) == set(actions)
 
 
 async def _consumers_left(fleet: Fleet) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -95,3 +97,46 @@ async def test_a_database_locked_by_somebody_else_is_an_outage_that_costs_no_job
     assert stats.dead == 0
     assert {number: len(starts) for number, starts in fleet.executions().items()} == dict.fromkeys(range(1, 201), 1)
     assert {line.attempt for line in fleet.seen("start")} == {0}
+
+
+@pytest.mark.slow
+async def test_a_server_frozen_for_longer_than_the_lease_loses_nothing_and_what_runs_twice_is_told(
+    durable_server: OwnServer, make_fleet: MakeFleet
+) -> None:
+    fleet = make_fleet(durable_server.url, lease=0.5, interval=0.1)
+    members = await fleet.start_ready(2)
+    pid = durable_server.call("INFO", "server")["process_id"]
+    load = Load(durable_server.url, fleet.settings.stream)
+    try:
+        for _ in range(3):
+            before = len(load.acknowledged)
+            await fleet.until(lambda before=before: len(load.acknowledged) > before + 200)
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(1.5)  # three leases: what nobody can renew lapses
+            os.kill(pid, signal.SIGCONT)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await load.stop()
+    stats = await fleet.until_empty()
+    twice = [number for number, starts in fleet.executions().items() if len(starts) > 1]
+    told = [line for member in members for line in member.log if "lease lost" in line or "lease was lost" in line]
+    assert stats.dead == 0
+    assert load.acknowledged - set(fleet.executions()) == set()
+    assert len(twice) <= len(told)
+
+
+async def test_a_worker_whose_server_is_gone_stops_all_the_same_and_its_job_comes_back(
+    durable_server: OwnServer, make_fleet: MakeFleet
+) -> None:
+    fleet = make_fleet(durable_server.url, lease=1.0, drain=0.5, interval=0.2)
+    (told,) = await fleet.start_ready()
+    await fleet.send(Job(1, "notice", 3.0))
+    await fleet.until(lambda: len(fleet.seen("start")) == 1)
+    durable_server.kill()
+    told.signal(signal.SIGTERM)
+    assert await fleet.exited(told, 15.0) == 0, told.log
+    durable_server.start()
+    fleet.start()
+    await fleet.until(lambda: len(fleet.seen("end")) == 1)
+    await fleet.until_empty()
+    assert len(fleet.executions()[1]) == 2

@@ -5,7 +5,6 @@ It promises less: no lease, no retry, no dead letter, no recovery. Methods are t
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,11 +116,13 @@ class SqliteBare:
     """
 
     def __init__(self, path: Path, *leftovers: Path) -> None:
+        import sqlite3
+
         self._leftovers, self._backlog = (path, *leftovers), 0
-        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        self._connect, self._db = sqlite3.connect, sqlite3.connect(":memory:")
 
     async def open(self) -> None:
-        self._db = sqlite3.connect(self._leftovers[0], isolation_level=None)
+        self._db = self._connect(self._leftovers[0], isolation_level=None)
         for statement in (
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = NORMAL",

@@ -134,10 +134,11 @@ class SimulatedBroker:
         return deliveries
 
     async def effect_settle(self, settlements: Sequence[Settlement[int]]) -> Sequence[Delivery[int]]:
-        lost = list(await self.inner.settle(settlements))
-        refused = {id(delivery) for delivery in lost}
+        lost: list[Delivery[int]] = []
         for item in settlements:
-            if id(item.delivery) not in refused:
+            refused = await self.inner.settle([item])
+            lost += refused
+            if not refused:
                 self.referee.settled(self.machine, item)
         return lost
 

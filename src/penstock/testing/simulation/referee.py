@@ -29,6 +29,13 @@ class Run:
     machine: Machine
     context: Context
     ending: str = ""
+    ended_at: float = 0.0
+
+    @property
+    def owed(self) -> bool:
+        """Whether its success should have been written: nothing has happened to the machine since."""
+        succeeded = self.ending == "ack" and not self.context.lease_lost
+        return succeeded and not self.machine.impaired and self.machine.trouble < self.ended_at - SLACK
 
 
 @dataclass(slots=True)
@@ -125,8 +132,7 @@ class Referee:
         elif isinstance(outcome, DeadLetter):
             self._died(copy, outcome, ending)
         else:
-            interrupted = run is None or ending != "ack" or run.context.lease_lost
-            self._demand(interrupted, copy.about, "was released, but its handler had succeeded")
+            self._demand(run is None or not run.owed, copy.about, "was released, but its handler had succeeded")
             copy.state = "ready"
 
     def given_back(self, machine: Machine) -> None:
@@ -134,10 +140,8 @@ class Referee:
         for copy in self.copies.values():
             if copy.state == "leased" and copy.owner is machine:
                 run = copy.last_run(machine)
-                finished = run is not None and run.ending == "ack" and not run.context.lease_lost
-                self._demand(
-                    copy.excused() or not finished, copy.about, "was given back, but its handler had succeeded"
-                )
+                owed = run is not None and run.owed
+                self._demand(not owed, copy.about, "was given back, but its handler had succeeded")
                 copy.state = "ready"
                 self._history.note(machine.name, "gave back", copy.about)
 
@@ -158,7 +162,7 @@ class Referee:
     def ended(self, run: Run, ending: str) -> None:
         """A handler came to its end."""
         copy = self.copies[run.context.id, run.context.group]
-        run.ending = ending
+        run.ending, run.ended_at = ending, asyncio.get_running_loop().time()
         self._history.note(run.machine.name, "ended", copy.about, ending)
         stopped = run.machine.name in self.stopped and not run.machine.dead
         self._demand(not stopped, copy.about, f"was still running on {run.machine.name}, which had stopped")

@@ -60,7 +60,7 @@ def drawn(dice: random.Random) -> Script:
         max_attempts=dice.choice((1, 2, 3, 4)),
         drain=dice.choice((0.0, 0.5, 2.0, 6.0)),
         faults=dice.choice((0.0, 0.0, 0.01, 0.05)),
-        latency=dice.choice((0.001, 0.005, 0.02)),
+        latency=dice.choice((0.001, 0.005, 0.02, 0.08)),
         chaos=chaos,
         pace=dice.choice((0.7, 1.5, 4.0)),
         mishaps=tuple(mishap for mishap in MISHAPS if dice.random() < 0.5),

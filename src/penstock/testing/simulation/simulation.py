@@ -66,11 +66,11 @@ class Simulation:
         self._machines: list[Machine] = []
         self._units: list[Unit] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._closing = self._over = False
 
     def run(self) -> Report:
-        """Live through it. The engine's log is silent meanwhile."""
-        with _silent():
+        """Live through it. The engine's log is silent meanwhile; what it did not expect is a foul."""
+        with _overheard(self.referee):
             run_virtual(self._live())
         return Report(self.seed, self.script, tuple(self.referee.verdicts), self.history, self.referee.accused)
 
@@ -81,6 +81,7 @@ class Simulation:
     # ------------------------------------------------------------------------------------------------- from beginning
 
     async def _live(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
         self._system = MemorySystem(VirtualClock())
         self._network = Network(self._dice, latency=self.script.latency, faults=self.script.faults)
         self._client = self._machine("client")
@@ -124,7 +125,13 @@ class Simulation:
         if stats.size or stats.delayed or stats.dead != dead:
             self.referee.call("", f"everything has come to its end, {dead} of it dead, but the system has {stats}")
 
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None and not self._over:  # when the world ends, whatever is cancelled may complain
+            self.referee.call("", f"nobody handled this: {error!r}")
+
     async def _end(self) -> None:
+        self._over = True
         for machine in self._machines:
             machine.end()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -238,11 +245,26 @@ class Simulation:
         return task
 
 
+class _Listener(logging.Handler):
+    """Hears what the engine calls unexpected: it logs such things with their traceback."""
+
+    def __init__(self, referee: Referee) -> None:
+        super().__init__(logging.ERROR)
+        self._referee = referee
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self._referee.call("", f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
 @contextlib.contextmanager
-def _silent() -> Generator[None]:
+def _overheard(referee: Referee) -> Generator[None]:
     logger = logging.getLogger("penstock")
-    before, logger.disabled = logger.disabled, True
+    before = logger.level, logger.handlers, logger.propagate, logger.disabled
+    logger.setLevel(logging.ERROR)
+    logger.handlers, logger.propagate, logger.disabled = [_Listener(referee)], False, False
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before[0])
+        logger.handlers, logger.propagate, logger.disabled = before[1:]
