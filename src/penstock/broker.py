@@ -151,7 +151,9 @@ class Broker(Protocol[R]):
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[R]]:
         """Take up to ``limit`` messages under a lease; wait up to ``wait`` seconds for the first one.
 
-        Creates the group (and what else is missing) on first use. Returns early with whatever there is, and an empty
+        Creates the group (and what else is missing) on first use; with a ``limit`` of 0 it does only that. A new group
+        that begins with the first message gets everything due that is still kept, for other groups or for none yet.
+        Returns early with whatever there is, and an empty
         sequence when there is nothing. Cancelling it loses nothing: what was taken meanwhile is given back, at the
         latest by ``close``. A message that cannot be read comes as a delivery with ``defect``.
         """

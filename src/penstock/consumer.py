@@ -120,10 +120,15 @@ class Consumer(Generic[T]):
         """Open the broker and begin. Called by the worker. Raises ``ConnectionFailed``, ``AccessDenied``."""
         if self._running is not None:
             raise ConfigurationError(f"{self.name} is already running; a consumer belongs to one worker at a time")
-        await self.broker.open()
+        await self.join()
         self._running = Running(self._plan, surroundings)
         self._counters = self._running.ledger.counters
         self._running.start()
+
+    async def join(self) -> None:
+        """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
+        await self.broker.open()
+        await self.broker.fetch(self.subscription, 0, 0.0)
 
     async def quiet(self) -> None:
         """Fetch no more; what is held goes on."""

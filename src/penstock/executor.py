@@ -107,7 +107,10 @@ class Executor:
         enter(context)
         try:
             if self._call is None:
-                result = await self._run(route, payload, context)
+                if route.threaded:
+                    result = await self._run(route, payload, context)
+                else:
+                    result = await (route.call(payload, context) if route.wants_context else route.call(payload))
             else:
                 result = await self._call(Envelope(payload=payload, message=message, context=context))
         except asyncio.CancelledError as error:

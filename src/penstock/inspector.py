@@ -25,13 +25,17 @@ PAGE = 500
 
 
 class Inspector:
-    """Reads and administers what one broker holds. Raises ``UnsupportedFeature`` if the broker cannot be inspected."""
+    """Reads and administers what one broker holds, over connections of its own: closing it leaves ``broker`` alone.
+
+    Raises ``UnsupportedFeature`` if the broker cannot be inspected.
+    """
 
     def __init__(self, broker: Broker[Any]) -> None:
         if not isinstance(broker, SupportsInspect):
             raise UnsupportedFeature(f"{broker.url} cannot be inspected")
-        self._broker: Broker[Any] = broker
-        self._admin: SupportsInspect = broker
+        fork: Any = broker.fork()
+        self._broker: Broker[Any] = fork
+        self._admin: SupportsInspect = fork
 
     async def __aenter__(self) -> Self:
         await self._broker.open()

@@ -100,8 +100,9 @@ class Ledger:
         current = self.held.get(delivery.message.id)
         if current is None:
             return
+        if not self.finished:
+            self.done.set()
         self.finished.append(Settlement(delivery=current, outcome=outcome))
-        self.done.set()
 
     def forget(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Settled, or lost: no longer ours."""

@@ -130,17 +130,21 @@ class Settler:
 
     def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters
-        gone = {id(delivery) for delivery in lost}
-        verbose = logger.isEnabledFor(logging.DEBUG)
-        for item in batch:
-            outcome = item.outcome
-            if gone and id(item.delivery) in gone:
-                self._lost(item.delivery, uncertain=uncertain)
-            elif isinstance(outcome, Ack):
-                counters.acked += 1
-                if verbose:
+        if lost:
+            gone = {id(delivery) for delivery in lost}
+            for item in batch:
+                if id(item.delivery) in gone:
+                    self._lost(item.delivery, uncertain=uncertain)
+            batch = [item for item in batch if id(item.delivery) not in gone]
+        others = [item for item in batch if type(item.outcome) is not Ack]
+        counters.acked += len(batch) - len(others)
+        if logger.isEnabledFor(logging.DEBUG):
+            for item in batch:
+                if isinstance(item.outcome, Ack):
                     logger.debug("ack", extra=_fields(item))
-            elif isinstance(outcome, Retry):
+        for item in others:
+            outcome = item.outcome
+            if isinstance(outcome, Retry):
                 counters.retried += 1
                 logger.info("retry in %.3f s: %s", outcome.delay, _cause(outcome), extra=_fields(item))
             elif isinstance(outcome, DeadLetter):
@@ -179,4 +183,4 @@ def _fields(item: Settlement[Any]) -> dict[str, Any]:
 
 def _cause(outcome: Retry | DeadLetter) -> str:
     error = outcome.error
-    return "asked for by the handler" if error is None else f"{type(error).__name__}: {error}"
+    return "the handler said so" if error is None else f"{type(error).__name__}: {error}"

@@ -11,7 +11,6 @@ import logging
 from typing import Any
 
 from .clock import Clock
-from .context import Context, enter
 from .executor import Executor
 from .ledger import Ledger
 from .message import Delivery
@@ -21,8 +20,9 @@ from .telemetry import Finished, OutcomeName, Started, Telemetry
 logger = logging.getLogger("penstock")
 
 CANCEL_GRACE = 5.0  # seconds that a cancelled handler gets to clean up
+RELEASE = Release()
 WAKING = 2  # idle slots that are woken at once
-TURN = 32  # messages after which a slot lets the loop have a turn, should its handlers never suspend
+TURN = 64  # messages after which a slot lets the loop have a turn, should its handlers never suspend
 
 
 class Slots:
@@ -63,7 +63,7 @@ class Slots:
         self._tasks.clear()
 
     async def _slot(self) -> None:
-        ledger = self._ledger
+        ledger, executor, listeners = self._ledger, self._executor, self._telemetry.listeners
         turn = 0
         while True:
             # A slot that only lets the loop have a turn goes on by itself: others would but crowd the loop.
@@ -74,12 +74,25 @@ class Slots:
                 continue
             if ledger.waiting and self._idle:
                 self.wake()
-            try:
-                if delivery.message.id in ledger.held:  # else its lease was lost while it waited
-                    await self._run(delivery)
-            finally:
-                if self._suspect is delivery:
-                    self._suspect = None
+            ident = delivery.message.id
+            if ident in ledger.held:  # else its lease was lost while it waited
+                context = ledger.contexts[ident] = executor.context(delivery)
+                began = self._begin(delivery) if listeners else 0.0
+                outcome: Outcome = RELEASE  # should this slot be cancelled
+                self.running += 1
+                try:
+                    outcome = await executor.execute(delivery, context)
+                finally:
+                    self.running -= 1
+                    if ledger.contexts.get(ident) is context:  # else the lease of this very execution was lost
+                        del ledger.contexts[ident]
+                        ledger.finish(delivery, outcome)
+                    if self._suspect is delivery:
+                        self._suspect = None
+                if listeners:
+                    self._end(delivery, outcome, began)
+            elif self._suspect is delivery:
+                self._suspect = None
             turn += 1
             if turn >= TURN:
                 turn = 0
@@ -106,32 +119,6 @@ class Slots:
             self._suspect = ledger.suspects.popleft()
             return self._suspect
         return ledger.waiting.popleft() if ledger.waiting else None
-
-    async def _run(self, delivery: Delivery[Any]) -> None:
-        ledger = self._ledger
-        ident = delivery.message.id
-        context = ledger.contexts[ident] = self._executor.context(delivery)
-        began = self._begin(delivery) if self._telemetry else 0.0
-        self.running += 1
-        outcome: Outcome
-        try:
-            outcome = await self._executor.execute(delivery, context)
-        except asyncio.CancelledError:
-            self._hand_in(delivery, context, Release())
-            raise
-        finally:
-            self.running -= 1
-            enter(None)
-        self._hand_in(delivery, context, outcome)
-        if self._telemetry:
-            self._end(delivery, outcome, began)
-
-    def _hand_in(self, delivery: Delivery[Any], context: Context, outcome: Outcome) -> None:
-        """Pass the outcome on, unless the lease of this very execution was lost."""
-        contexts, ident = self._ledger.contexts, delivery.message.id
-        if contexts.get(ident) is context:
-            del contexts[ident]
-            self._ledger.finish(delivery, outcome)
 
     def _begin(self, delivery: Delivery[Any]) -> float:
         message = delivery.message

@@ -86,24 +86,24 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 class Telemetry:
-    """The hub. True if anybody listens."""
+    """The hub. True if anybody listens; ``listeners`` is the same list for as long as it lives."""
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("listeners",)
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = list(listeners)
+        self.listeners = list(listeners)
 
     def __bool__(self) -> bool:
-        return bool(self._listeners)
+        return bool(self.listeners)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with every event, on the thread where it happens; returns how to stop that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
 
     def emit(self, event: Event) -> None:
         """Hand an event to every listener. A listener that raises is logged and never disturbs the engine."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             try:
                 listener(event)
             except Exception:

@@ -60,6 +60,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._keeper: KeeperThread | None = None
         self._wanted_down = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[bool] | None = None
         self._hurry = asyncio.Event()
         self._quiet = False
@@ -83,18 +84,33 @@ class Worker:
         await self.stop()
 
     async def start(self) -> None:
-        """Start everything. Raises ``ConnectionFailed`` or ``AccessDenied`` if a broker cannot be used, then cleans up."""
-        if self._started_at is not None:
-            return
+        """Start everything. Raises ``ConnectionFailed`` or ``AccessDenied`` if a broker cannot be used, then cleans up.
+
+        A ``stop`` meanwhile ends it: then it returns with nothing started.
+        """
+        if self._starting is None:
+            self._stopping = None
+            self._starting = asyncio.create_task(self._start())
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._stopping is None or (caller is not None and caller.cancelling()):
+                raise
+
+    async def _start(self) -> None:
         self._started_at = self._around.clock.time()
         self._wanted_down.clear()
         self._hurry.clear()
-        self._stopping, self._quiet = None, False
+        self._quiet = False
         try:
+            for consumer in self.consumers:
+                await consumer.join()  # all of them before one reads: each group gets what is there
             for consumer in self.consumers:
                 await consumer.start(self._around)
         except BaseException:
-            await self._stop(0.0)
+            await self._wind_down(0.0)
+            self._starting = None
             raise
         keepers = [c.running.keeper() for c in self.consumers if c.running is not None]
         self._keep(keepers)
@@ -125,13 +141,21 @@ class Worker:
 
         Safe before start, and any number of times: every caller waits for the one stop.
         """
-        if self._started_at is None:
+        if self._starting is None:
             return True
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(self._drain if timeout is None else timeout))
         return await asyncio.shield(self._stopping)
 
     async def _stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see stop
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait((self._starting,))
+        clean = await self._wind_down(timeout)
+        self._starting = None
+        return clean
+
+    async def _wind_down(self, timeout: float) -> bool:  # noqa: ASYNC109 see stop
         await self.quiet()
         draining = asyncio.gather(*(consumer.stop(timeout) for consumer in self.consumers))
         hurry = asyncio.create_task(self._hurry.wait())

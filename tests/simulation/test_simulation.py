@@ -54,9 +54,7 @@ def test_the_same_seed_is_the_same_history_and_another_seed_is_another() -> None
 
 
 def test_the_history_does_not_depend_on_the_process_that_lives_it() -> None:
-    program = (
-        "from penstock.testing.simulation import Simulation; print(*[Simulation(s).run().history.digest() for s in (3, 4)])"
-    )
+    program = "from penstock.testing.simulation import Simulation; print(*[Simulation(s).run().history.digest() for s in (3, 4)])"
     source = os.path.dirname(os.path.dirname(penstock.__file__))  # noqa: PTH120
     found = {
         subprocess.run(
@@ -110,13 +108,15 @@ def test_an_engine_that_settles_before_the_handler_is_caught(monkeypatch: pytest
 
 
 def break_settling_before_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Slots._run
+    following = Slots._next
 
-    async def eager(self: Slots, delivery: Delivery[Any]) -> None:
-        self._ledger.finish(delivery, ACK)
-        await run(self, delivery)
+    def eager(self: Slots) -> Delivery[Any] | None:
+        delivery = following(self)
+        if delivery is not None:
+            self._ledger.finish(delivery, ACK)
+        return delivery
 
-    monkeypatch.setattr(Slots, "_run", eager)
+    monkeypatch.setattr(Slots, "_next", eager)
 
 
 class ReclaimsTheLiving(SimulatedBroker):
@@ -263,5 +263,3 @@ def test_one_group_that_takes_from_another_is_caught() -> None:
             return lost
 
     assert "is lost" in first_foul(Meddler).fouls[0]
-
-

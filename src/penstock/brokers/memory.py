@@ -52,7 +52,7 @@ class MemoryBroker:
             system.arrival.clear()
             next_due = system.promote(subscription.source)
             left = deadline - system.clock.monotonic()
-            if group.ready or left <= 0:
+            if group.ready or left <= 0 or limit <= 0:
                 break
             await wait_until(system.arrival, system.clock, left if next_due is None else min(left, next_due))
         taken = [group.ready.popleft() for _ in range(min(limit, len(group.ready)))]

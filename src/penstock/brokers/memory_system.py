@@ -78,12 +78,12 @@ class MemorySystem:
         self.arrival.set()
 
     def group(self, subscription: Subscription) -> Group:
-        """The group, made on first use; the first one of a stream inherits the backlog."""
+        """The group, made on first use, with every message that is still kept for others or for nobody yet."""
         stream = self.streams[subscription.source]
         if subscription.group not in stream.groups:
             group = stream.groups[subscription.group] = Group()
             if subscription.start == "first":
-                group.ready.extend(stream.backlog)
+                group.ready.extend(Entry(message) for message in self.kept(subscription.source))
             stream.backlog.clear()
         return stream.groups[subscription.group]
 

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -68,17 +68,19 @@ class Copy:
 class BrokerMachine(RuleBasedStateMachine):
     """See the module. Two owners at a time; one that closes is replaced by a new one."""
 
-    system: Callable[[], AbstractContextManager[System]]
-
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.new_event_loop()
-        self._context = type(self).system()
+        self._context = self.system()
         self._system = self._context.__enter__()
         self._brokers: list[Broker[Any]] = []
         self._copies: list[Copy] = []
         self._stale: list[tuple[int, Delivery[Any]]] = []
         self._number = 0
+
+    def system(self) -> AbstractContextManager[System]:
+        """The system of one story, empty."""
+        raise AssertionError("make the class with broker_machine()")
 
     def teardown(self) -> None:
         try:
@@ -147,6 +149,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def extend(self, data: st.DataObject) -> None:
         copy = data.draw(st.sampled_from(self._held), label="copy")
+        assert copy.delivery is not None
         lost = self._do(self._brokers[copy.owner].extend([copy.delivery], LEASE))
         if copy.deadline > self._now:
             assert [] == list(lost), "a living lease was not extended"
@@ -240,8 +243,7 @@ class BrokerMachine(RuleBasedStateMachine):
         broker = self._brokers[owner]
         if not isinstance(broker, SupportsReclaim):
             return []
-        system: SupportsReclaim[Any] = broker
-        return list(self._do(system.reclaim(_subscription(group), limit)))
+        return list(self._do(cast("SupportsReclaim[Any]", broker).reclaim(_subscription(group), limit)))
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(work)
@@ -249,7 +251,13 @@ class BrokerMachine(RuleBasedStateMachine):
 
 def broker_machine(system: Callable[[], AbstractContextManager[System]]) -> type[BrokerMachine]:
     """The machine for a system. ``system()`` is entered for each story and finds nothing there from the last one."""
-    return type("BrokerMachine", (BrokerMachine,), {"system": staticmethod(system)})
+    enter = system
+
+    class Machine(BrokerMachine):
+        def system(self) -> AbstractContextManager[System]:
+            return enter()
+
+    return Machine
 
 
 def _subscription(group: str) -> Subscription:

@@ -11,9 +11,11 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from contextvars import Context
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EPOCH = 1_700_000_000.0  # what the wall clock says when a virtual loop starts
 
@@ -47,12 +49,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._selector.now
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         if self.is_running() and asyncio._get_running_loop() is not self:  # noqa: SLF001 get_running_loop would raise
             raise RuntimeError(f"a virtual loop has no threads; called from {threading.current_thread().name}")
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
         raise RuntimeError(f"a virtual loop has no threads; asked to run {func!r} in one")
 
     def _process_events(self, event_list: list[Any]) -> None:

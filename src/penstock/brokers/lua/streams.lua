@@ -69,10 +69,41 @@ local function delete(stream, ids)
   end
 end
 
+-- The id right behind `id`, or nil where a double cannot count that far.
+local function behind(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return #seq < 16 and ms .. '-' .. whole(seq + 1) or nil
+end
+
+-- Delete acked entries of the only group. If the first entry of the stream is one of them, then everything from there
+-- to the first entry still leased or unread is done, and cutting that off costs a tenth of deleting entry by entry.
+local function delete_done(stream, group, ids)
+  local first = #ids >= 16 and group and redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local ours = false
+  for i = 1, first and #ids or 0 do
+    if ids[i] == first[1] then
+      ours = true
+      break
+    end
+  end
+  local lowest = ours and redis.call('XPENDING', stream, group.name)[2]
+  local upto = lowest or ours and behind(group.last)
+  if not upto then return delete(stream, ids) end
+  redis.call('XTRIM', stream, 'MINID', '=', upto)
+  if lowest then
+    local rest = {}
+    for _, id in ipairs(ids) do
+      -- ids of one length compare as texts
+      if #id == #lowest and id > lowest or #id ~= #lowest and at_most(lowest, id) then rest[#rest + 1] = id end
+    end
+    delete(stream, rest)
+  end
+end
+
 -- Delete acked entries that no group needs any more: each has gone past them and holds none of them.
 local function delete_if_done(stream, groups, ids)
   if #ids == 0 then return end
-  if #groups <= 1 then return delete(stream, ids) end
+  if #groups <= 1 then return delete_done(stream, groups[1], ids) end
   local doomed = {}
   for _, group in ipairs(groups) do
     group.lowest = redis.call('XPENDING', stream, group.name)[2]

@@ -82,6 +82,8 @@ class GroupReader:
             until, found = now + wait, list[Delivery[Receipt]]()
             if not self._made:
                 await self._make_group()
+            if limit <= 0:
+                return []
             if now >= self._look_at:
                 found = await self._look(limit)
             while not found and not self.closing:

@@ -63,7 +63,7 @@ class SqlBroker:
         self._bell = arrivals(options.path and str(Path(options.path).resolve()))
         self._watches: dict[tuple[str, str], Watch] = {}
         self._strays: set[asyncio.Future[None]] = set()
-        self._forked = self._claimed = False
+        self._forked = self._claimed = self._opened = False
 
     @classmethod
     def from_url(
@@ -77,9 +77,12 @@ class SqlBroker:
         return self._options.url
 
     async def open(self) -> None:
-        await self._runner.changes()
+        if not self._opened:
+            await self._runner.changes()
+            self._opened = True
 
     async def close(self) -> None:
+        self._opened = False
         if self._strays:
             await asyncio.wait(self._strays)
         if self._claimed and not self._forked:
@@ -111,6 +114,9 @@ class SqlBroker:
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         watch = self._watch(subscription)
+        if limit <= 0:
+            await self._claim(subscription, 0)
+            return []
         limit, deadline = self._at_most(limit), self._clock.monotonic() + wait
         ask = wait <= watch.pause or not watch.fresh(self._bell.rung)
         while True:

@@ -144,7 +144,10 @@ def _groups(conn: sa.Connection, schema: Schema, rows: Rows, queue: str) -> list
 
 
 def join(conn: sa.Connection, schema: Schema, rows: Rows, queue: str, group: str, *, keep: bool, now: float) -> None:
-    """Make a group, unless it is there. The first one takes the backlog over, or drops what is due of it."""
+    """Make a group, unless it is there. The first one takes the backlog over, or drops what is due of it.
+
+    A later one gets its own copy of what other groups have before them, unless it begins with the next message.
+    """
     streams, messages = schema.streams, schema.messages
     known = set(rows.groups(conn, queue))
     if group in known:
@@ -156,6 +159,18 @@ def join(conn: sa.Connection, schema: Schema, rows: Rows, queue: str, group: str
         if not keep:
             conn.execute(messages.delete().where(backlog, messages.c.available_at <= now))
         conn.execute(messages.update().where(backlog).values(grp=group))
+    elif keep:
+        _copy_for(conn, schema, queue, group, now)
+
+
+def _copy_for(conn: sa.Connection, schema: Schema, queue: str, group: str, now: float) -> None:
+    """A row of its own for each message that is due; leases and counts are the other groups'."""
+    table = schema.messages
+    mid = sa.func.coalesce(table.c.mid, table.c.id)
+    ours = ("queue", "type", "key", "headers", "payload", "attempts", "available_at", "created_at", "enqueued_at")
+    kept = sa.select(sa.func.min(table.c.id)).where(table.c.queue == queue, table.c.available_at <= now).group_by(mid)
+    rows = sa.select(mid, sa.literal(group), *(table.c[name] for name in ours)).where(table.c.id.in_(kept))
+    conn.execute(table.insert().from_select(["mid", "grp", *ours], rows.order_by(table.c.id)))
 
 
 def _known(conn: sa.Connection, schema: Schema, keys: set[Key], now: float) -> dict[Key, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from ...broker import Broker, Settlement, Subscription, SupportsInspect
 from ...outcome import Ack, DeadLetter, Outcome, Release, Retry
-from .harness import Harness, bodies, message, numbered
+from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class GroupTests(Harness):
@@ -93,6 +93,34 @@ class GroupTests(Harness):
             found = await self.collect(broker, each, 10)
             await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found])
         assert 0 == (await broker.stats(source)).size
+
+    async def test_groups_that_join_before_anyone_reads_all_get_what_was_there(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        self.need(broker, "fanout")
+        other = Subscription(source=f"{source}-b", group="a", lease=self.lease)
+        assert [] == list(await broker.fetch(other, 0, PATIENCE * 100))
+        await self.send(broker, source, *numbered(5))
+        for each in pair:
+            assert [] == list(await broker.fetch(each, 0, PATIENCE * 100))
+        for each in pair:
+            found = await self.collect(broker, each, 5)
+            assert [b"0", b"1", b"2", b"3", b"4"] == bodies(found)
+            assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
+        assert [] == await self.take(broker, pair[0])
+
+    async def test_a_late_group_gets_what_another_has_not_finished(
+        self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        early, late = pair
+        await self.start(broker, early)
+        await self.send(broker, source, *numbered(5))
+        held = await self.take(broker, early, limit=3)
+        await self.settle(broker, held[0], Ack())
+        found = await self.collect(broker, late, 4)
+        assert [b"1", b"2", b"3", b"4"] == bodies(found)
+        assert {(1, 0)} == {(d.count, d.attempt) for d in found}
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in (*held[1:], *found)]))
 
     async def test_a_group_begins_with_what_was_there_before_it(
         self, broker: Broker[Any], source: str, subscription: Subscription

@@ -28,6 +28,19 @@ class SettlingTests(Harness):
         await self.lapse(self.lease * 1.5)
         assert bodies([second]) == bodies(await self.reclaim(broker, subscription))
 
+    @pytest.mark.parametrize("spared", [(0,), (59,), (20, 41), tuple(range(0, 60, 2))])
+    async def test_a_large_ack_spares_what_is_leased_and_what_is_unread(
+        self, broker: Broker[Any], source: str, subscription: Subscription, spared: tuple[int, ...]
+    ) -> None:
+        await self.send(broker, source, *numbered(100))
+        found = sorted(await self.take(broker, subscription, limit=60), key=lambda d: int(d.message.body))
+        acked = [d for n, d in enumerate(found) if n not in spared]
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in reversed(acked)]))
+        await self.lapse(self.lease * 1.5)
+        left = [*await self.reclaim(broker, subscription), *await self.take(broker, subscription)]
+        expected = [*bodies([found[n] for n in spared]), *(str(n).encode() for n in range(len(found), 100))]
+        assert sorted(expected) == sorted(bodies(left))
+
     async def test_a_retried_message_comes_back_older_and_not_early(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:

@@ -104,9 +104,7 @@ class SimulatedBroker:
             raise
         return result
 
-    async def _handing_over(
-        self, effect: Callable[[], Awaitable[Sequence[Delivery[int]]]]
-    ) -> Sequence[Delivery[int]]:
+    async def _handing_over(self, effect: Callable[[], Awaitable[Sequence[Delivery[int]]]]) -> Sequence[Delivery[int]]:
         return await self.exchange(effect, self.referee.set_adrift)
 
     # ---------------------------------------------------------------------- what the system does, in no time at all

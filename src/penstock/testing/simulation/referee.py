@@ -90,9 +90,13 @@ class Referee:
                 self._passed_on(copy)
             self._demand(copy.state == "ready", copy.about, f"was handed out although it is {copy.state}")
             self._demand(
-                delivery.attempt == copy.spent, copy.about, f"has attempt {delivery.attempt}, but {copy.spent} are spent"
+                delivery.attempt == copy.spent,
+                copy.about,
+                f"has attempt {delivery.attempt}, but {copy.spent} are spent",
             )
-            self._demand(machine.name not in self.stopped, copy.about, f"was given to {machine.name}, which had stopped")
+            self._demand(
+                machine.name not in self.stopped, copy.about, f"was given to {machine.name}, which had stopped"
+            )
             copy.state, copy.owner, copy.receipt, copy.adrift = "leased", machine, delivery.receipt, False
             self._renew(copy)
             self._history.note(machine.name, "has", copy.about, f"attempt {delivery.attempt}")
@@ -225,5 +229,3 @@ class Referee:
 
 def _name(machine: Machine | None) -> str:
     return machine.name if machine is not None else "nobody"
-
-

@@ -147,7 +147,7 @@ class Simulation:
         while not self._closing:
             unit = Unit(self, self._machine(f"w{number}.{generation}"))
             self._units.append(unit)
-            await unit.start()
+            unit.start()
             await unit.down.wait()
             self._units.remove(unit)
             generation += 1
@@ -192,6 +192,7 @@ class Simulation:
 
     def _strike(self, mishap: Mishap, unit: Unit) -> None:
         machine, seconds = unit.machine, self._dice.uniform(0.1, 2.5 * LEASE)
+        trouble: Coroutine[Any, Any, None] | None = None
         match mishap:
             case "crash":
                 unit.crash()
@@ -200,13 +201,15 @@ class Simulation:
                 if mishap == "hurry":
                     asyncio.get_running_loop().call_later(self._dice.random(), unit.stop)
             case "freeze":
-                self._spawn(self._frozen(machine, seconds))
+                trouble = self._frozen(machine, seconds)
             case "partition":
-                self._spawn(self._cut_off(machine, seconds))
+                trouble = self._cut_off(machine, seconds)
             case "cut off client":
-                self._spawn(self._cut_off(self._client, seconds))
+                trouble = self._cut_off(self._client, seconds)
             case "pause":
-                self._spawn(self._standstill(seconds / 2))
+                trouble = self._standstill(seconds / 2)
+        if trouble is not None:
+            self._tasks.add(asyncio.create_task(trouble))
 
     async def _frozen(self, machine: Machine, seconds: float) -> None:
         self.history.note(machine.name, "freezes")

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from ...clock import Clock
 from ...consumer import Consumer
 from ...context import Context
+from ...intake import Prefetch
+from ...errors import ConnectionFailed
 from ...outcome import DeadLetter, Outcome, Release, Retry
 from ...retry import ExponentialJitter, RetryPolicy
-from ...running import Claim, Options, Prefetch
+from ...running import Claim, Options
 from ...telemetry import Telemetry
 from ...worker import Worker
 from .history import History
@@ -52,6 +54,7 @@ class Unit:
         self._worker = Worker(
             *consumers, drain=script.drain, lease_thread=False, clock=clock, dice=machine.dice, telemetry=Telemetry()
         )
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     def _consumer(self, broker: SimulatedBroker, group: str) -> Consumer[Any]:
@@ -70,10 +73,17 @@ class Unit:
             options=Options(prefetch=Prefetch(most=dice.choice((2, 1000)), wait=1.0)),
         )
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Begin."""
         self._world.history.note(self.machine.name, "starts")
-        await self._worker.start()
+        self._starting = asyncio.create_task(self._start())
+
+    async def _start(self) -> None:
+        try:
+            await self._worker.start()
+        except ConnectionFailed:  # a worker that cannot reach its broker says so and exits
+            self._world.history.note(self.machine.name, "cannot start")
+            self.down.set()
 
     def crash(self) -> None:
         """``kill -9``."""
