@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
+SEEDS    ?= 1000
+EXAMPLES ?= 500
 
 # Where the code is; folders may be missing in a source distribution
 CODE   := $(wildcard src tests benchmarks examples)
@@ -14,7 +16,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo setup fmt lint types layers servers test conformance bench docs check pins clean
+.PHONY: help demo setup fmt lint types layers servers test conformance simulate bench docs check pins clean
 
 help: ## list what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +50,10 @@ test: setup servers ## all tests, against real servers, every snippet of the doc
 
 conformance: setup servers ## only the conformance suite, against every broker
 	$(BIN)/pytest -ra tests/conformance $(ARGS)
+
+simulate: setup ## live through many worlds from seeds; SEEDS=5000, or SEEDS=5000:6000, says which
+	PENSTOCK_SEEDS=$(SEEDS) PENSTOCK_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -ra -s --timeout 3600 \
+	  tests/simulation/test_simulation.py tests/simulation/test_state_machine.py $(ARGS)
 
 bench: $(VENV)/dev.stamp servers ## measure, each figure beside a bare client's in the same run
 	$(BIN)/python -m benchmarks.core $(ARGS)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ConnectionFailed as ConnectionFailed
     from .errors import PayloadError as PayloadError
+    from .errors import PayloadTooLarge as PayloadTooLarge
     from .errors import PenstockError as PenstockError
     from .errors import PublishError as PublishError
+    from .errors import ValidationError as ValidationError
     from .executor import Limits as Limits
     from .inspector import Inspector as Inspector
     from .intake import Prefetch as Prefetch
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from .retry_daemon import RetryDaemon as RetryDaemon
     from .running import Claim as Claim
     from .running import Options as Options
+    from .store import IdempotencyCache as IdempotencyCache
+    from .store import Store as Store
     from .telemetry import TELEMETRY as TELEMETRY
     from .telemetry import Telemetry as Telemetry
     from .worker import Worker as Worker
@@ -60,7 +64,8 @@ _HOMES = {
     "codec": "Codec",
     "consumer": "Consumer",
     "context": "Context current",
-    "errors": "BrokerError ConfigurationError ConnectionFailed PayloadError PenstockError PublishError",
+    "errors": "BrokerError ConfigurationError ConnectionFailed PayloadError PayloadTooLarge PenstockError PublishError "
+    "ValidationError",
     "executor": "Limits",
     "inspector": "Inspector",
     "intake": "Prefetch",
@@ -72,6 +77,7 @@ _HOMES = {
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
+    "store": "IdempotencyCache Store",
     "telemetry": "TELEMETRY Telemetry",
     "worker": "Worker",
 }
@@ -97,6 +103,7 @@ __all__ = [
     "Exponential",
     "ExponentialJitter",
     "Idempotency",
+    "IdempotencyCache",
     "Inspector",
     "Limits",
     "Linear",
@@ -105,6 +112,7 @@ __all__ = [
     "Options",
     "Outcome",
     "PayloadError",
+    "PayloadTooLarge",
     "PenstockError",
     "Prefetch",
     "Producer",
@@ -114,7 +122,9 @@ __all__ = [
     "RetryDaemon",
     "RetryPolicy",
     "Send",
+    "Store",
     "Telemetry",
+    "ValidationError",
     "Worker",
     "__version__",
     "current",

@@ -35,8 +35,8 @@ _SECRET_OPTION = re.compile(r"([?&](?:[a-z_-]*(?:password|passwd|secret|token)|k
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What can be set.
 
-    ``broker``: URL of the broker. ``drain``: seconds that running handlers get when a worker stops. ``roles``: whether
-    workers run scheduler, reclaimer, heartbeat and pruner. ``uvloop``: use it where it is installed.
+    ``broker``: URL of the broker. ``drain``: seconds that running handlers get when a worker stops. ``scheduler``:
+    whether workers run one, or leave it to retry daemons. ``uvloop``: use it where it is installed.
     ``metrics_port`` and ``metrics_address``: where a worker serves its metrics, if it has a port for them.
     """
 
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain: float = 25.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
-    roles: bool = True
+    scheduler: bool = True
     uvloop: bool = True
     metrics_port: int | None = None
     metrics_address: str = "127.0.0.1"

@@ -27,7 +27,6 @@ from .context import Context, enter
 from .errors import (
     DecodeError,
     HandlerError,
-    PayloadError,
     PayloadTooLarge,
     UnknownType,
     ValidationError,
@@ -100,10 +99,8 @@ class Executor:
                 return refusal or Release(UNKNOWN_TYPE_PAUSE)
         try:
             payload = route.codec.decode(message.body)
-        except PayloadError as error:
-            return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
         except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
-            return DeadLetter("undecodable", error)
+            return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
         enter(context)
         try:
             if self._call is None:

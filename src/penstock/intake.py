@@ -68,9 +68,9 @@ class Intake:
         return min(self._target - len(self._ledger.held), self._most)
 
     async def run(self) -> None:
-        """Fetch until cancelled."""
+        """Fetch until cancelled, or quiet: some client might swallow the cancellation."""
         ledger = self._ledger
-        while True:
+        while not self.quiet:
             room = self.room()
             # Reading a few at a time would cost a round trip for each few: wait for half of it to be free.
             if room <= 0 or (ledger.waiting and room * 2 < min(self._target, self._most)):

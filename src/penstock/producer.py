@@ -29,7 +29,7 @@ from .errors import (
 )
 from .message import EMPTY, Message
 from .pipeline import Middleware, compose
-from .store import IdempotencyCache
+from .store import ForgetfulCache, IdempotencyCache
 from .telemetry import TELEMETRY, Published, Telemetry
 
 T = TypeVar("T")
@@ -43,7 +43,8 @@ class Idempotency:
     """Send a message with the same type and key only once in ``ttl`` seconds.
 
     Without ``cache`` the broker itself does it, in one step with the append. With ``cache`` (any object with
-    ``set_if_absent``) the key is set first: a crash between the two loses that message, as with any outside cache.
+    ``set_if_absent``) the key is set first: a crash between the two loses that message, as with any outside cache; a
+    send that fails takes its key back if the cache has ``forget``.
     For a duplicate ``send`` returns the first message's id, or, with a cache, which does not know it, ``0-0``.
     """
 
@@ -94,6 +95,7 @@ class Producer(Generic[T]):
         self.broker, self.stream = broker, stream
         self._codec: Codec[T] = codec or codec_for(payload_type)
         self._default_type, self._idempotency = default_type, idempotency
+        self._ttl = idempotency.ttl if idempotency is not None else 0.0
         self._max_body = min(max_body, broker.capabilities.max_body)
         self._clock, self._telemetry = clock, telemetry
         self._batcher = Batcher(self._publish, limit=broker.capabilities.max_batch)
@@ -151,9 +153,15 @@ class Producer(Generic[T]):
         return ids
 
     async def _one(self, outgoing: Outgoing) -> str:
-        if await self._duplicate(outgoing):
+        cache, slot = self._cached(outgoing)
+        if cache is not None and not await cache.set_if_absent(slot, self._ttl):
             return SENTINEL_ID
-        ident = await self._submit(outgoing)
+        try:
+            ident = await self._submit(outgoing)
+        except Exception:
+            if isinstance(cache, ForgetfulCache):
+                await cache.forget(slot)
+            raise
         if self._telemetry:
             self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
         return ident
@@ -198,12 +206,11 @@ class Producer(Generic[T]):
         most = self.broker.capabilities.max_delay
         raise UnsupportedFeature(f"{self.broker.url} can delay for at most {most} seconds, got {delay}")
 
-    async def _duplicate(self, outgoing: Outgoing) -> bool:
-        """Whether the outside cache, if there is one, has seen the key."""
-        idempotency, key = self._idempotency, outgoing.message.key
-        if idempotency is None or idempotency.cache is None or key is None:
-            return False
-        return not await idempotency.cache.set_if_absent(f"idemp:{self.stream}:{key}", idempotency.ttl)
+    def _cached(self, outgoing: Outgoing) -> tuple[IdempotencyCache | None, str]:
+        """The outside cache that knows this message, if there is one, and by which name."""
+        key = outgoing.message.key
+        cache = None if self._idempotency is None or key is None else self._idempotency.cache
+        return cache, f"idemp:{self.stream}:{key}"
 
 
 def _check_headers(headers: Mapping[str, Any]) -> None:

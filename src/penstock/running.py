@@ -129,6 +129,7 @@ class Running:
         """Start every part."""
         self.slots.start()
         self._tasks = [self._task(self._settler.run(), "settler")]
+        self.intake.answered_at = self._around.clock.monotonic()  # the broker has just let this consumer join
         self._intake_task = self._task(self.intake.run(), "intake")
 
     def accept(self, deliveries: Sequence[Delivery[Any]]) -> None:
@@ -138,12 +139,12 @@ class Running:
             self.ledger.release_unstarted(deliveries)
         self.slots.wake()
 
-    def services(self) -> list[Service]:
+    def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
         broker, subscription, claim = self._plan.broker, self._plan.subscription, self._plan.claim
         telemetry = self._around.telemetry
         found: list[Service] = []
-        if isinstance(broker, SupportsSchedule):
+        if scheduler and isinstance(broker, SupportsSchedule):
             found.append(Scheduler(broker, subscription.source, telemetry, delayed=subscription.delayed))
         if isinstance(broker, SupportsReclaim):
             found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Claim(Enum):
@@ -47,4 +47,13 @@ class IdempotencyCache(Protocol):
 
     async def set_if_absent(self, key: str, ttl: float) -> bool:
         """True if ``key`` was not there and is now, for ``ttl`` seconds."""
+        ...
+
+
+@runtime_checkable
+class ForgetfulCache(IdempotencyCache, Protocol):
+    """A cache that can also take a key back: then a send that failed can be tried again."""
+
+    async def forget(self, key: str) -> None:
+        """Remove ``key``."""
         ...

@@ -37,8 +37,8 @@ logger = logging.getLogger("penstock")
 class Worker:
     """Runs consumers until told to stop.
 
-    ``drain``: seconds that running handlers get when it stops. ``roles``: run scheduler, reclaimer, heartbeat and
-    pruner inside (a fleet may leave the scheduler to a standalone ``RetryDaemon``). ``lease_thread``: renew leases on a
+    ``drain``: seconds that running handlers get when it stops. ``scheduler``: run one inside (a fleet may
+    leave it to a standalone ``RetryDaemon``). ``lease_thread``: renew leases on a
     thread; only simulations want it off. As a context manager it starts and stops; ``run`` serves until a signal.
     """
 
@@ -46,7 +46,7 @@ class Worker:
         self,
         *consumers: Consumer[Any],
         drain: float = 25.0,
-        roles: bool = True,
+        scheduler: bool = True,
         lease_thread: bool = True,
         clock: Clock = SYSTEM_CLOCK,
         dice: random.Random | None = None,
@@ -55,7 +55,7 @@ class Worker:
         if not consumers:
             raise ConfigurationError("a worker needs at least one consumer")
         self.consumers = consumers
-        self._drain, self._roles, self._lease_thread = drain, roles, lease_thread
+        self._drain, self._scheduler, self._lease_thread = drain, scheduler, lease_thread
         self._around = Surroundings(clock, dice or random.SystemRandom(), telemetry)
         self._tasks: list[asyncio.Task[None]] = []
         self._keeper: KeeperThread | None = None
@@ -180,7 +180,7 @@ class Worker:
 
     async def _leave(self, broker: Broker[Any]) -> None:
         try:
-            if self._roles and isinstance(broker, SupportsPresence):
+            if isinstance(broker, SupportsPresence):
                 await broker.leave(broker.identity)
         except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
             logger.warning("leaving the workers' list of %s: %s", broker.url, error)
@@ -199,12 +199,13 @@ class Worker:
             self._spawn(keeper.run(around.clock, around.dice, around.telemetry))
 
     def _services(self) -> list[Service]:
-        if not self._roles:
-            return []
-        found: list[Service] = [s for c in self.consumers if c.running is not None for s in c.running.services()]
+        found: list[Service] = []
+        for consumer in self.consumers:
+            if consumer.running is not None:
+                found += consumer.running.services(scheduler=self._scheduler)
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
-                found.append(Heartbeat(broker, partial(self.presence, broker)))  # noqa: PERF401 a type guard reads better
+                found.append(Heartbeat(broker, partial(self.presence, broker)))
         return found
 
     def presence(self, broker: Broker[Any]) -> Presence:

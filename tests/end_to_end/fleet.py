@@ -191,7 +191,7 @@ class Fleet:
 
     def tail(self) -> str:
         """The ends of all logs and of the record, for a failing test."""
-        logs = [f"{member.pid} ({member.exit_code}): {member.log[-200:]}" for member in self.members[-6:]]
+        logs = [f"{member.pid} ({member.exit_code}): {member.log[-8:]}" for member in self.members[-6:]]
         return "\n".join([*logs, *map(str, self.lines[-10:])])
 
     # -------------------------------------------------------------------------------------------------------- messages

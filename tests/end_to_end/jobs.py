@@ -132,23 +132,7 @@ async def main(settings: Settings) -> None:
     record = Record(settings.record)
     worker = worker_of(settings, record)
     reporting = asyncio.create_task(report_readiness(worker, record))
-    async def dbg():
-        r0=None
-        while True:
-            await asyncio.sleep(0.2)
-            if worker._quiet:
-                t=time.monotonic()
-                c=worker.consumers[0]
-                r=c.running
-                while True:
-                    await asyncio.sleep(1.0)
-                    l=r.ledger
-                    print("DBG", time.monotonic()-t, "held",len(l.held),list(l.held)[:5],"wait",len(l.waiting),"susp",len(l.suspects),"fin",len(l.finished),"settling",len(l.settling),"parked",len(getattr(l,"parked",[])),"ctx",len(l.contexts),"done",l.done.is_set(),"idle",l.idle.is_set(),"slots",r.slots.running,len(r.slots._idle),getattr(r.slots,"_waking",None),getattr(r.slots,"_yielding",None),file=sys.stderr,flush=True)
-                    for task in asyncio.all_tasks():
-                        print("DBG", task.get_name(), task.get_stack(limit=1), task.get_coro().__qualname__, file=sys.stderr, flush=True)
-    d=asyncio.create_task(dbg())
     await worker.run()
-    d.cancel()
     reporting.cancel()
 
 

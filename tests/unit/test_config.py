@@ -34,12 +34,12 @@ def test_explicit_beats_environment_beats_file_beats_default(tmp_path: Path) -> 
 
 
 def test_not_given_hides_nothing_although_it_is_no_default_either(tmp_path: Path) -> None:
-    (tmp_path / "penstock.toml").write_text("drain = 1.5\nroles = false\n")
+    (tmp_path / "penstock.toml").write_text("drain = 1.5\nscheduler = false\n")
 
-    loaded = load({"drain": UNSET}, env={"PENSTOCK_ROLES": ""}, directory=tmp_path)
+    loaded = load({"drain": UNSET}, env={"PENSTOCK_SCHEDULER": ""}, directory=tmp_path)
 
     assert 1.5 == loaded.settings.drain
-    assert loaded.settings.roles is False
+    assert loaded.settings.scheduler is False
 
 
 def test_an_explicit_value_equal_to_the_default_still_beats_the_environment(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_file_named_by_hand_or_environment_replaces_the_search(tmp_path: Path)
     ("text", "expected"), [("true", True), ("1", True), ("yes", True), ("off", False), ("0", False)]
 )
 def test_the_environment_says_yes_and_no_in_the_usual_words(tmp_path: Path, text: str, expected: bool) -> None:
-    assert expected is load(env={"PENSTOCK_ROLES": text}, directory=tmp_path).settings.roles
+    assert expected is load(env={"PENSTOCK_SCHEDULER": text}, directory=tmp_path).settings.scheduler
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_environment_says_yes_and_no_in_the_usual_words(tmp_path: Path, text
         {"PENSTOCK_DRAIN": "-1"},
         {"PENSTOCK_DRAIN": "nan"},
         {"PENSTOCK_LOG_LEVEL": "loud"},
-        {"PENSTOCK_ROLES": "perhaps"},
+        {"PENSTOCK_SCHEDULER": "perhaps"},
         {"PENSTOCK_METRICS_PORT": "http"},
     ],
 )

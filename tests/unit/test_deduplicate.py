@@ -11,7 +11,7 @@ from penstock.context import Context
 from penstock.errors import ConfigurationError, ConnectionFailed
 from penstock.message import Envelope, Message
 from penstock.middleware.deduplicate import GLIDE_KIT, Deduplicate
-from penstock.outcome import Ack, DeadLetter, Outcome, Release, Retry
+from penstock.outcome import ACK, Ack, DeadLetter, Outcome, Release, Retry
 from penstock.store import Claim
 from penstock.stores.memory import MemoryStore
 from penstock.testing import ManualClock
@@ -20,7 +20,7 @@ from penstock.testing import ManualClock
 class Handler:
     """Counts its calls and answers with what it is told to."""
 
-    def __init__(self, outcome: Outcome | Exception = Ack()) -> None:
+    def __init__(self, outcome: Outcome | Exception = ACK) -> None:
         self.outcome, self.calls = outcome, 0
 
     async def __call__(self, envelope: Envelope[Any]) -> Outcome:

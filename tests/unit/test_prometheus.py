@@ -54,6 +54,11 @@ async def test_what_was_done_is_counted_and_adds_up() -> None:
     assert (0, 0) == tuple(value(n, stream="email", group="g") for n in ("pel_size", "lag"))
 
 
+def fetched(url: str) -> str:
+    text: str = urllib.request.urlopen(url, timeout=5).read().decode()
+    return text
+
+
 async def test_metrics_are_served_while_the_exporter_runs_and_again_later() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -68,7 +73,7 @@ async def test_metrics_are_served_while_the_exporter_runs_and_again_later() -> N
             with exporter(worker, port, hub=Telemetry()):
                 url = f"http://127.0.0.1:{port}/metrics"
                 for _ in range(50):
-                    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+                    text = await asyncio.to_thread(fetched, url)
                     if 'penstock_in_flight{group="g",stream="email"} 0.0' in text:
                         break
                     await asyncio.sleep(0.02)

@@ -29,8 +29,10 @@ _SETTINGS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "log_format": click.option(
         "--log-format", type=click.Choice(["text", "json"]), help="Log lines for people or for machines (text)."
     ),
-    "roles": click.option(
-        "--roles/--no-roles", default=None, help="Run scheduler, reclaimer, heartbeat and pruner inside (roles)."
+    "scheduler": click.option(
+        "--scheduler/--no-scheduler",
+        default=None,
+        help="Run a scheduler inside, or leave it to retry daemons (run it).",
     ),
     "uvloop": click.option("--uvloop/--no-uvloop", default=None, help="Use uvloop where it is installed (uvloop)."),
     "metrics_port": click.option(

@@ -34,7 +34,7 @@ def retry_daemon(
 ) -> None:
     """Move due messages and retries of STREAM back to it, until SIGTERM or SIGINT.
 
-    Workers do that themselves; this is for fleets in which no worker may be running, or all have --no-roles.
+    Workers do that themselves; this is for fleets in which no worker may be running, or all have --no-scheduler.
     """
     if dry_run:
         if delayed is not None:

@@ -34,7 +34,7 @@ YOUNG = 10_000
 @click.option("--factory", is_flag=True, help="The attribute is a function that makes the consumers.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, connect to nothing.")
 @as_json
-@with_settings("drain", "log_level", "log_format", "roles", "uvloop", "metrics_port", "metrics_address")
+@with_settings("drain", "log_level", "log_format", "scheduler", "uvloop", "metrics_port", "metrics_address")
 def worker(settings: Settings, targets: tuple[str, ...], factory: bool, dry_run: bool, as_json: bool) -> None:
     """Run every Consumer found in the modules, until SIGTERM or SIGINT.
 
@@ -67,8 +67,8 @@ async def _serve(serving: Worker, settings: Settings) -> None:
 
 def _worker(found: Found, settings: Settings) -> Worker:
     if not isinstance(found, Worker):
-        return Worker(*found, drain=settings.drain, roles=settings.roles)
-    typed = [name for name in ("drain", "roles") if given_on_the_command_line(name)]
+        return Worker(*found, drain=settings.drain, scheduler=settings.scheduler)
+    typed = [name for name in ("drain", "scheduler") if given_on_the_command_line(name)]
     if typed:
         raise click.UsageError(f"a Worker object brings its own {' and '.join(typed)}; name its Consumers instead")
     return found

@@ -184,11 +184,15 @@ class RedisPyClient:
 
     async def connect(self) -> _Link:
         """A new connection, ready for commands."""
-        connection = self._make()
+        connection, task = self._make(), asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
             with translate(self.url):
                 async with asyncio.timeout(self._connect_timeout + self._timeout):
                     await connection.connect()
+                    # It uses wait_for, which before Python 3.12 may swallow a cancellation (python/cpython#86296)
+                    if task and task.cancelling() > cancelled:
+                        raise asyncio.CancelledError
                 return _Link(connection)
         except BaseException:
             connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

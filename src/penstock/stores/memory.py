@@ -51,6 +51,10 @@ class MemoryStore:
         self._put(key, None, ttl)
         return True
 
+    async def forget(self, key: str) -> None:
+        """Take a key of the cache hook back."""
+        self._keys.pop(key, None)
+
     def _owns(self, key: str, owner: str) -> bool:
         found = self._get(key)
         return found is not None and found[1] == owner

@@ -80,6 +80,9 @@ class RedisCache:
     async def set_if_absent(self, key: str, ttl: float) -> bool:
         return await self._client.call("SET", key, "1", "NX", "PX", _milliseconds(ttl)) is not None
 
+    async def forget(self, key: str) -> None:
+        await self._client.call("DEL", key)
+
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         await self._client.close()

@@ -95,6 +95,11 @@ class SqlStore:
 
         return await self._runner.run(work)
 
+    async def forget(self, key: str) -> None:
+        """For ``ForgetfulCache``: take the key back."""
+        gone = self._table.delete().where(self._table.c.key == key)
+        await self._runner.run(lambda conn: conn.execute(gone).rowcount)
+
     async def close(self) -> None:
         await self._runner.close()
 

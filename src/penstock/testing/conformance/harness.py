@@ -115,8 +115,8 @@ class Harness:
     ) -> list[Delivery[Any]]:
         """Lapsed leases, where the broker must be asked for them; else those that fetch hands out again."""
         if isinstance(broker, SupportsReclaim):
-            system: SupportsReclaim[Any] = broker
-            return list(await system.reclaim(subscription, limit, **bounds))
+            found: Sequence[Delivery[Any]] = await broker.reclaim(subscription, limit, **bounds)
+            return [*found]
         return list(await broker.fetch(subscription, limit, 0.0))
 
     async def settle(self, broker: Broker[Any], delivery: Delivery[Any], outcome: Outcome) -> bool:

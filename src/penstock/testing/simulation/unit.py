@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from ...clock import Clock
 from ...consumer import Consumer
 from ...context import Context
-from ...intake import Prefetch
 from ...errors import ConnectionFailed
+from ...intake import Prefetch
 from ...outcome import DeadLetter, Outcome, Release, Retry
 from ...retry import ExponentialJitter, RetryPolicy
 from ...running import Claim, Options
