@@ -8,9 +8,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from penstock import open_broker
+from penstock.broker import Broker, Subscription
 from tests.end_to_end.fleet import Fleet
 from tests.end_to_end.jobs import Job
 
@@ -107,3 +110,19 @@ async def test_a_plain_function_that_outlives_the_drain_does_not_keep_the_proces
     await fleet.until(lambda: bool(fleet.seen("start", pid=other.pid)))
     assert [start.attempt for start in fleet.executions()[1]] == [0, 0]
     assert fleet.seen("end") == []
+
+
+async def test_a_fetch_that_is_cancelled_while_it_connects_ends_at_whatever_step_it_was(redis_url: str) -> None:
+    async def fetch_for_ever(broker: Broker[Any]) -> None:
+        while True:
+            await broker.fetch(Subscription(source="s", lease=5.0), 10, 0.001)
+
+    for step in range(200):
+        broker = open_broker(redis_url)
+        fetching = asyncio.create_task(fetch_for_ever(broker))
+        for _ in range(step % 40):
+            await asyncio.sleep(0)
+        fetching.cancel()
+        done, _ = await asyncio.wait([fetching], timeout=2.0)
+        assert done, f"still fetching although cancelled at step {step % 40}"
+        await broker.close()

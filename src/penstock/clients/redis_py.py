@@ -181,6 +181,7 @@ class RedisPyClient:
         self._closings += 1  # what is under way ends its connection itself
         for link in free:
             await link.close()
+        await asyncio.sleep(0)  # what was dropped before is closed in the loop's next turn
 
     async def connect(self) -> _Link:
         """A new connection, ready for commands."""
@@ -192,7 +193,7 @@ class RedisPyClient:
                     await connection.connect()
                     # It uses wait_for, which before Python 3.12 may swallow a cancellation (python/cpython#86296)
                     if task and task.cancelling() > cancelled:
-                        raise asyncio.CancelledError
+                        raise asyncio.CancelledError  # noqa: TRY301 - as if it had not been swallowed
                 return _Link(connection)
         except BaseException:
             connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

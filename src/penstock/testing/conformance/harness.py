@@ -115,8 +115,7 @@ class Harness:
     ) -> list[Delivery[Any]]:
         """Lapsed leases, where the broker must be asked for them; else those that fetch hands out again."""
         if isinstance(broker, SupportsReclaim):
-            found: Sequence[Delivery[Any]] = await broker.reclaim(subscription, limit, **bounds)
-            return [*found]
+            return [*await broker.reclaim(subscription, limit, **bounds)]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - a runtime check forgets R
         return list(await broker.fetch(subscription, limit, 0.0))
 
     async def settle(self, broker: Broker[Any], delivery: Delivery[Any], outcome: Outcome) -> bool:
