@@ -168,8 +168,9 @@ class Running:
         loop, ledger = asyncio.get_running_loop(), self.ledger
 
         def lost(delivery: Delivery[Any]) -> None:
-            context = ledger.contexts.get(delivery.message.id)
-            if context is not None and delivery.message.id not in ledger.settling:
+            ident = delivery.message.id
+            context = ledger.contexts.get(ident)
+            if context is not None and ledger.held.get(ident) is delivery and ident not in ledger.settling:
                 context.lease_lost = True
             loop.call_soon_threadsafe(self._settler.lost_by_keeper, delivery)
 
