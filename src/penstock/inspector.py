@@ -25,24 +25,30 @@ PAGE = 500
 
 
 class Inspector:
-    """Reads and administers what one broker holds, over connections of its own: closing it leaves ``broker`` alone.
+    """Reads and administers what one broker holds.
 
-    Raises ``UnsupportedFeature`` if the broker cannot be inspected.
+    As a context manager it uses connections of its own and closes them, so that ``broker`` may serve a worker
+    meanwhile; without one it borrows ``broker``'s, which must be open. Raises ``UnsupportedFeature`` if the broker
+    cannot be inspected.
     """
 
     def __init__(self, broker: Broker[Any]) -> None:
         if not isinstance(broker, SupportsInspect):
             raise UnsupportedFeature(f"{broker.url} cannot be inspected")
-        fork: Any = broker.fork()
-        self._broker: Broker[Any] = fork
-        self._admin: SupportsInspect = fork
+        self._given: Any = broker
+        self._broker: Broker[Any] = broker
+        self._admin: SupportsInspect = broker
 
     async def __aenter__(self) -> Self:
-        await self._broker.open()
+        fork: Any = self._given.fork()
+        await fork.open()
+        self._broker = self._admin = fork
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._broker.close()
+        own, self._broker = self._broker, self._given
+        self._admin = self._given
+        await own.close()
 
     async def sources(self) -> Sequence[str]:
         """The streams there are."""
