@@ -17,7 +17,6 @@
   x HandlerError                a handler broke the contract
     + UnknownType               a message type nobody registered for
     + WrongReturn               it returned something that is no outcome
-    + LostLease                 it went on after its lease had passed to another worker
 
 ``retryable`` says whether the same call may succeed later without anybody changing anything.
 """
@@ -114,7 +113,3 @@ class UnknownType(HandlerError):
 
 class WrongReturn(HandlerError):
     """The handler returned something that is no outcome."""
-
-
-class LostLease(HandlerError):
-    """The lease of this delivery has passed to another worker."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ from .store import ForgetfulCache, IdempotencyCache
 from .telemetry import TELEMETRY, Published, Telemetry
 
 T = TypeVar("T")
+
+logger = logging.getLogger("penstock")
 
 SENTINEL_ID = "0-0"
 RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup"})  # header names with a meaning on the wire
@@ -88,6 +91,8 @@ class Producer(Generic[T]):
         clock: Clock = SYSTEM_CLOCK,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
+        if isinstance(broker, str):
+            raise ConfigurationError(f"a producer needs a broker, got a text; write open_broker({broker!r})")
         if not stream:
             raise ConfigurationError("a producer needs the name of a stream, got an empty one")
         if idempotency is not None and idempotency.cache is None and not broker.capabilities.idempotent:
@@ -160,7 +165,7 @@ class Producer(Generic[T]):
             ident = await self._submit(outgoing)
         except Exception:
             if isinstance(cache, ForgetfulCache):
-                await cache.forget(slot)
+                await _take_back(cache, slot)
             raise
         if self._telemetry:
             self._telemetry.emit(Published(self.stream, outgoing.message.type, 1))
@@ -178,6 +183,8 @@ class Producer(Generic[T]):
     def _outgoing(
         self, payload: T, type_: str | None, key: str | None, delay: float, headers: Mapping[str, Any] | None
     ) -> Outgoing:
+        if type(type_ or "") is not str or type(key or "") is not str:
+            raise EncodeError(f"type and key are texts, got {type_!r} and {key!r}")
         body = self._codec.encode(payload)
         if len(body) > self._max_body:
             raise PayloadTooLarge(
@@ -211,6 +218,14 @@ class Producer(Generic[T]):
         key = outgoing.message.key
         cache = None if self._idempotency is None or key is None else self._idempotency.cache
         return cache, f"idemp:{self.stream}:{key}"
+
+
+async def _take_back(cache: ForgetfulCache, slot: str) -> None:
+    """Best effort: the error of the send is what the caller must hear of."""
+    try:
+        await cache.forget(slot)
+    except Exception as error:  # noqa: BLE001 somebody else's cache may raise anything
+        logger.warning("the key of a send that failed stays set until its ttl ends: %s", error)
 
 
 def _check_headers(headers: Mapping[str, Any]) -> None:

@@ -146,10 +146,10 @@ class Settler:
             outcome = item.outcome
             if isinstance(outcome, Retry):
                 counters.retried += 1
-                logger.info("retry in %.3f s: %s", outcome.delay, _cause(outcome), extra=_fields(item))
+                logger.info("retry in %.3f s%s", outcome.delay, _cause(outcome), extra=_fields(item))
             elif isinstance(outcome, DeadLetter):
                 counters.dead += 1
-                logger.warning("dead letter: %s: %s", outcome.reason, _cause(outcome), extra=_fields(item))
+                logger.warning("dead letter: %s%s", outcome.reason, _cause(outcome), extra=_fields(item))
             else:
                 counters.released += 1
 
@@ -183,4 +183,4 @@ def _fields(item: Settlement[Any]) -> dict[str, Any]:
 
 def _cause(outcome: Retry | DeadLetter) -> str:
     error = outcome.error
-    return "the handler said so" if error is None else f"{type(error).__name__}: {error}"
+    return "" if error is None else f": {type(error).__name__}: {error}"

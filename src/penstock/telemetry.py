@@ -14,7 +14,7 @@ import msgspec
 
 logger = logging.getLogger("penstock")
 
-OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release", "lost"]
+OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release"]
 
 
 class Published(msgspec.Struct, frozen=True):

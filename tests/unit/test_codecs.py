@@ -40,7 +40,16 @@ class Typed(TypedDict):
     n: int
 
 
+class Aliased(pydantic.BaseModel):
+    user_id: int = pydantic.Field(alias="userId")
+
+
+class Finite(msgspec.Struct):
+    x: float
+
+
 KINDS = [
+    (Aliased, Aliased(userId=1)),
     (Struct, Struct(1, "ü")),
     (Model, Model(n=1, text="ü")),
     (PydanticDataclass, PydanticDataclass(n=1)),
@@ -82,6 +91,16 @@ def test_what_the_other_side_could_not_read_is_not_sent(kind: Any) -> None:
 def test_deep_nesting_is_an_error_and_no_crash(kind: Any, body: bytes) -> None:
     with pytest.raises((DecodeError, ValidationError)):
         codec_for(kind).decode(body)
+
+
+@pytest.mark.parametrize(("kind", "payload"), [(dict, [1]), (list, {}), (dict, "x"), (Finite, Finite(float("nan")))])
+def test_a_loose_type_is_held_to_what_it_says(kind: Any, payload: Any) -> None:
+    with pytest.raises(ValidationError):
+        codec_for(kind).encode(payload)
+
+
+def test_an_aliased_field_travels_by_its_alias() -> None:
+    assert b'{"userId":1}' == codec_for(Aliased).encode(Aliased(userId=1))
 
 
 def test_what_is_no_json_value_is_not_sent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,22 @@ async def test_a_send_that_failed_takes_its_key_back() -> None:
     with pytest.raises(ConnectionFailed):
         await producer.send({"n": 1}, key="k")
     assert "0-0" != await producer.send({"n": 1}, key="k")
+
+
+async def test_a_cache_that_fails_too_does_not_hide_why_the_send_failed() -> None:
+    class Broken(MemoryStore):
+        async def forget(self, key: str) -> None:
+            raise OSError("the cache is gone")
+
+    producer = Producer(Failing(1), "s", dict, idempotency=Idempotency(ttl=60, cache=Broken()))
+    with pytest.raises(ConnectionFailed, match="cut"):
+        await producer.send({"n": 1}, key="k")
+
+
+@pytest.mark.parametrize("wrong", [{"type": 5}, {"key": 5}])
+async def test_type_and_key_are_texts(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EncodeError, match="texts"):
+        await Producer(MemoryBroker(), "s", dict).send({}, **wrong)
 
 
 async def test_a_page_that_fails_tells_the_fate_of_every_message() -> None:

@@ -33,10 +33,13 @@ async def test_what_was_done_is_counted_and_adds_up() -> None:
     consumer = Consumer(broker, "email", dict, handle, group="g", retry=policy)
     await producer.send_many({"n": n} for n in range(10))
     async with Worker(consumer, telemetry=hub) as worker:
+        metrics.watch(worker)
         await asyncio.wait_for(done.wait(), 5)
         while consumer.counters.dead == 0:
             await asyncio.sleep(0.01)
         await metrics.sample(worker)
+        assert 1 == registry.get_sample_value("penstock_ready")
+    assert 0 == registry.get_sample_value("penstock_ready")
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"penstock_{name}", labels)
@@ -49,7 +52,6 @@ async def test_what_was_done_is_counted_and_adds_up() -> None:
     assert 1 == value("dlq_total", **of, reason="maxAttempts(2)")
     assert 11 == value("handler_duration_seconds_count", **of)
     assert 11 == value("queue_seconds_count", **of)
-    assert 1 == value("ready")
     assert (0, 0, 1) == tuple(value(n, stream="email") for n in ("stream_size", "retry_queue_depth", "dlq_depth"))
     assert (0, 0) == tuple(value(n, stream="email", group="g") for n in ("pel_size", "lag"))
 

@@ -8,17 +8,23 @@ import msgspec
 
 from ..errors import ConfigurationError, DecodeError, EncodeError, ValidationError
 
-UNTYPED = (Any, dict, list, object)
+UNTYPED = (Any, object)  # whatever JSON holds
+LOOSE = (dict, list)  # containers of whatever JSON holds: a look at the type is enough
 
 
 class JsonCodec:
-    """JSON text, validated against the type on both sides; ``Any``, ``dict`` and ``list`` take whatever JSON holds."""
+    """JSON text, validated against the type on both sides; ``Any`` takes whatever JSON holds.
+
+    As in JavaScript, NaN and the infinities are written as ``null``: a type that has a ``float`` there refuses them.
+    """
 
     def __init__(self, payload_type: Any = Any) -> None:
         self._type = payload_type
-        self._checks = payload_type not in UNTYPED
+        self._loose: Any = payload_type if payload_type in LOOSE else None
+        self._checks = payload_type not in UNTYPED + LOOSE
         try:
-            self._decoder = msgspec.json.Decoder(Any if payload_type is object else payload_type)
+            kind: Any = Any if payload_type is object else payload_type
+            self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
         except TypeError as error:
             raise ConfigurationError(
                 f"{payload_type!r} cannot be a payload type ({error}); use a msgspec.Struct, a pydantic model,"
@@ -27,6 +33,8 @@ class JsonCodec:
         self._encoder = msgspec.json.Encoder()
 
     def encode(self, payload: Any) -> bytes:
+        if self._loose is not None and not isinstance(payload, self._loose):
+            raise ValidationError(f"the payload is not a valid {self._loose.__name__}: got {type(payload).__name__}")
         try:
             body = self._encoder.encode(payload)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:

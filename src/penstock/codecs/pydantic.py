@@ -22,9 +22,12 @@ class PydanticCodec:
 
     def encode(self, payload: Any) -> bytes:
         try:
-            body = self._adapter.dump_json(payload, warnings="error")
-        except (pydantic_core.PydanticSerializationError, RecursionError, ValueError) as error:
-            raise EncodeError(f"a payload of type {type(payload).__name__} is no {self._name}: {error}") from error
+            body = self._adapter.dump_json(payload, by_alias=True, warnings="error")
+        except pydantic_core.PydanticSerializationError as error:
+            text = " ".join(str(error).split())
+            raise ValidationError(f"a payload of type {type(payload).__name__} is no {self._name}: {text}") from error
+        except (RecursionError, ValueError) as error:
+            raise EncodeError(f"a payload of type {type(payload).__name__} cannot be written: {error}") from error
         self.decode(body)
         return body
 

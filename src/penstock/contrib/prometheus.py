@@ -31,6 +31,7 @@ import asyncio
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import telemetry
@@ -122,12 +123,18 @@ class PrometheusMetrics:
         elif event.outcome == "dead":
             self._dead.labels(*labels, event.reason).inc()
 
-    async def sample(self, worker: Worker) -> None:
-        """Read the gauges once."""
-        self._ready.set(worker.ready)
+    def watch(self, worker: Worker) -> None:
+        """Let ``ready`` and ``in_flight`` tell of this worker, at the moment they are scraped."""
+        self._ready.set_function(lambda: worker.ready)
         for consumer in worker.consumers:
             subscription = consumer.subscription
-            self._in_flight.labels(subscription.source, subscription.group).set(consumer.in_flight)
+            gauge = self._in_flight.labels(subscription.source, subscription.group)
+            gauge.set_function(partial(getattr, consumer, "in_flight"))
+
+    async def sample(self, worker: Worker) -> None:
+        """Read the gauges that are the broker's once."""
+        for consumer in worker.consumers:
+            subscription = consumer.subscription
             if not isinstance(consumer.broker, SupportsInspect):
                 continue
             stats = await consumer.broker.stats(subscription.source)
@@ -140,13 +147,15 @@ class PrometheusMetrics:
                     self._lag.labels(stats.source, group.name).set(group.lag)
 
     async def sample_forever(self, worker: Worker, *, interval: float = 5.0, clock: Clock = SYSTEM_CLOCK) -> None:
-        """Read the gauges every ``interval`` seconds until cancelled."""
+        """Read the gauges every ``interval`` seconds until cancelled, beginning as soon as the worker has started."""
         while True:
+            started = any(consumer.running for consumer in worker.consumers)
             try:
-                await self.sample(worker)
+                if started:
+                    await self.sample(worker)
             except BrokerError as error:
                 logger.debug("metrics were not sampled: %s", error)
-            await clock.sleep(interval)
+            await clock.sleep(interval if started else min(interval, 0.2))
 
 
 @contextmanager
@@ -157,6 +166,7 @@ def exporter(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics = PrometheusMetrics(hub, registry)
+    metrics.watch(worker)
     server, thread = start_http_server(port, address, registry)
     sampling = asyncio.get_running_loop().create_task(metrics.sample_forever(worker))
     try:
