@@ -77,7 +77,7 @@ def test_a_sqlite_database_in_memory_is_refused_with_the_reason():
 async def test_progress_tells_rounds_and_the_table_shows_every_figure():
     told: list[str] = []
     text = text_of(await measure("memory://", 50, 2, told.append))
-    assert ["round 1 of 2", "round 2 of 2", "latency on an idle worker"] == told
+    assert ["warming up", "round 1 of 2", "round 2 of 2", "latency on an idle worker"] == told
     for wanted in ("send_many", "consume", "p50", "p99", "MB"):
         assert wanted in text
 

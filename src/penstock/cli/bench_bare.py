@@ -17,7 +17,7 @@ from .bench_work import CHUNK, Job, job
 READ = 200  # entries of one XREADGROUP
 CLAIM = 100  # rows of one claim
 HEADERS = b'{"type":"msg","attempt":0,"enqueuedAt":1735689600000}'  # so that both sides write the same entries
-GROUP, NAME = "bench", "bare"
+GROUP, NAME, QUEUE = "bench", "bare", "bench"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Job).decode
@@ -110,7 +110,7 @@ class RedisBare:
 
 
 class SqliteBare:
-    """sqlite3 on this very thread: a table, a claim of many rows in one statement, and their deletion.
+    """sqlite3 on this very thread: a table of queues, a claim of many due rows in one statement, and their deletion.
 
     ``leftovers``: files of the other side, deleted with its own when it closes.
     """
@@ -126,7 +126,9 @@ class SqliteBare:
         for statement in (
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = NORMAL",
-            "CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB NOT NULL, owner INTEGER)",
+            "CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, due REAL NOT NULL,"
+            " payload BLOB NOT NULL, owner INTEGER)",
+            "CREATE INDEX waiting ON jobs (queue, due, id) WHERE owner IS NULL",
         ):
             self._db.execute(statement)
 
@@ -151,12 +153,12 @@ class SqliteBare:
         total, self._backlog, done = self._backlog, 0, 0
         run = self._db.execute
         claim = (
-            "UPDATE jobs SET owner = 1 WHERE id IN (SELECT id FROM jobs WHERE owner IS NULL ORDER BY id LIMIT ?)"
-            " RETURNING id, payload"
+            "UPDATE jobs SET owner = 1 WHERE id IN (SELECT id FROM jobs WHERE queue = ? AND owner IS NULL AND due <= ?"
+            " ORDER BY due, id LIMIT ?) RETURNING id, payload"
         )
         began = time.perf_counter()
         while done < total:
-            rows = run(claim, (CLAIM,)).fetchall()
+            rows = run(claim, (QUEUE, time.time(), CLAIM)).fetchall()
             for _, payload in rows:
                 await handle(_decode(payload))
             marks = ",".join("?" * len(rows))
@@ -165,9 +167,10 @@ class SqliteBare:
         return total, time.perf_counter() - began
 
     def _insert(self, numbers: Sequence[int]) -> None:
-        rows = [(_encode(job(number)),) for number in numbers]
+        now = time.time()
+        rows = [(QUEUE, now, _encode(job(number))) for number in numbers]
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("INSERT INTO jobs (payload) VALUES (?)", rows)
+        self._db.executemany("INSERT INTO jobs (queue, due, payload) VALUES (?, ?, ?)", rows)
         self._db.execute("COMMIT")
         self._backlog += len(rows)
 

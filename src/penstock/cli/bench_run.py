@@ -20,6 +20,7 @@ from ..errors import InvalidURL
 from .bench_bare import Bare, RedisBare, SqliteBare
 from .bench_work import Ours
 
+WARM_UP = 5_000  # jobs of a first round that is not reported: caches, connections and clocks settle
 LATENCIES = 1000  # messages sent to the idle worker
 
 Progress = Callable[[str], None]
@@ -145,6 +146,8 @@ async def measure(url: str, jobs: int, rounds: int, progress: Progress) -> Repor
                 stack.push_async_callback(side.close)
                 await side.open()
         before, loop = ours.weigh(), type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        progress("warming up")
+        await Rounds(ours, bare, min(jobs, WARM_UP)).run(ours_first=True)
         work = Rounds(ours, bare, jobs)
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
