@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from operator import attrgetter
 from typing import Any
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
@@ -32,8 +31,6 @@ from .wire import handled_by
 
 MAX_BATCH = 1000
 _DEFAULTS = RedisStreamsOptions()
-_own_place = attrgetter("source", "group")
-_place = attrgetter("delivery.source", "delivery.group")
 
 
 class RedisStreamsBroker(RedisStreamsInspection):
@@ -120,7 +117,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         clock, keep = self._clock, self.options.retention == "keep"
         lost: list[Delivery[Receipt]] = []
-        for name, items in by_group(settlements, _place).items():
+        for name, items in by_group(settlements, [item.delivery for item in settlements]).items():
             member = self._members.get(name)
             if member is None:
                 lost += [item.delivery for item in items]
@@ -135,7 +132,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
         lost: list[Delivery[Receipt]] = []
-        for name, part in by_group(deliveries, _own_place).items():
+        for name, part in by_group(deliveries, deliveries).items():
             member = self._members.get(name)
             if member is None:
                 lost += part

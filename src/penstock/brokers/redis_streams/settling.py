@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ...broker import Settlement
@@ -30,14 +30,14 @@ MAX_IDS = 1000
 T = TypeVar("T")
 
 
-def by_group(items: Sequence[T], place: Callable[[T], tuple[str, str]]) -> dict[tuple[str, str], list[T]]:
-    """Items by stream and group, each in its order."""
+def by_group(items: Sequence[T], deliveries: Sequence[Delivery[Any]]) -> dict[tuple[str, str], list[T]]:
+    """Items by stream and group of the delivery that each is about, each in its order."""
     groups: dict[tuple[str, str], list[T]] = {}
-    last, members = ("", ""), list[T]()
-    for item in items:
-        name = place(item)
-        if name != last or not groups:
-            last, members = name, groups.setdefault(name, [])
+    source, group, members = None, None, list[T]()
+    for item, delivery in zip(items, deliveries, strict=True):
+        if delivery.source is not source or delivery.group is not group:
+            source, group = delivery.source, delivery.group
+            members = groups.setdefault((source, group), [])
         members.append(item)
     return groups
 
