@@ -13,7 +13,7 @@ URL                                   broker                                    
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from .broker import Broker
@@ -37,7 +37,7 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
     """
     scheme = _scheme(url)
     if scheme == "memory":
-        return _memory(urlsplit(url).netloc, options)
+        return _memory(url, options)
     if scheme == "sqlite":
         from .brokers.sql import SqlBroker
 
@@ -68,16 +68,19 @@ def open_store(url: str) -> Store:
 
 
 def _scheme(url: str) -> str:
+    if not isinstance(cast("object", url), str):
+        raise InvalidURL(f"expected a URL such as {SCHEMES}; got {url!r}: is the environment variable set?")
     if "://" not in url:
         raise InvalidURL(f"expected a URL such as {SCHEMES}; got {url!r}, which has no ://")
     return url.partition("://")[0].lower()
 
 
-def _memory(name: str, options: dict[str, Any]) -> Broker[Any]:
+def _memory(url: str, options: dict[str, Any]) -> Broker[Any]:
     from .brokers.memory import MemoryBroker
     from .brokers.memory_system import MemorySystem
 
-    if options:
-        raise InvalidURL(f"memory:// takes no options, got {', '.join(options)}")
+    name, parts = urlsplit(url).netloc, urlsplit(url)
+    if options or parts.query or parts.path.strip("/"):
+        raise InvalidURL(f"memory:// and memory://name take no path and no options, got {url!r} {', '.join(options)}")
     system = _systems.setdefault(name, MemorySystem()) if name else MemorySystem()
     return MemoryBroker(system, identity=f"memory:{os.getpid()}:{os.urandom(4).hex()}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from .broker import Broker, Subscription
+from .checks import at_least_one, instance
 from .codec import Codec
 from .codecs import codec_for
 from .errors import ConfigurationError, UnsupportedFeature
@@ -43,13 +44,19 @@ class Consumer(Generic[T]):
         claim: Claim | None = None,
         options: Options | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise ConfigurationError(f"concurrency is the number of handlers at once and at least 1, got {concurrency}")
+        if isinstance(broker, str):
+            raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
+        at_least_one("concurrency, the handlers at once,", concurrency)
+        if not callable(handler):
+            raise ConfigurationError(
+                f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
+            )
         if not stream or not group:
             raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
-        if claim.min_idle <= 0:
-            raise ConfigurationError(f"min_idle is the lease in seconds and more than 0, got {claim.min_idle}")
+        instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
+        instance("claim", claim, Claim)
+        instance("options", options, Options)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from .checks import at_least_one, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
 from .errors import (
@@ -54,6 +55,10 @@ class Limits:
 
     max_body: int = 8 * 1024 * 1024
     unknown_type_grace: float = 60.0
+
+    def __post_init__(self) -> None:
+        at_least_one("max_body, in bytes,", self.max_body)
+        not_negative("unknown_type_grace, in seconds,", self.unknown_type_grace)
 
 
 @dataclass(slots=True, kw_only=True)

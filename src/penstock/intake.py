@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .broker import Broker, Subscription
+from .checks import at_least_one, positive
 from .clock import Clock
 from .errors import BrokerError
 from .ledger import Ledger
@@ -30,6 +31,10 @@ class Prefetch:
 
     most: int = 1000
     wait: float = 2.0
+
+    def __post_init__(self) -> None:
+        at_least_one("most, the messages read ahead,", self.most)
+        positive("wait, the seconds of one blocking read,", self.wait)
 
 
 class Intake:

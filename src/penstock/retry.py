@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
+from .checks import at_least_one, not_negative
 from .errors import ConfigurationError
 from .outcome import DeadLetter, Retry
 
@@ -25,6 +26,9 @@ class Constant:
 
     delay: float
 
+    def __post_init__(self) -> None:
+        not_negative("delay, in seconds,", self.delay)
+
     def __call__(self, attempt: int) -> float:
         return self.delay
 
@@ -37,6 +41,10 @@ class Linear:
     step: float
     cap: float = float("inf")
 
+    def __post_init__(self) -> None:
+        for name in ("base", "step", "cap"):
+            not_negative(name, getattr(self, name))
+
     def __call__(self, attempt: int) -> float:
         return min(self.cap, self.base + self.step * attempt)
 
@@ -48,6 +56,10 @@ class Exponential:
     base: float = 0.25
     factor: float = 2.0
     cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("base", "factor", "cap"):
+            not_negative(name, getattr(self, name))
 
     def __call__(self, attempt: int) -> float:
         try:
@@ -65,6 +77,9 @@ class ExponentialJitter:
     factor: float = 2.0
     random: random.Random = field(default=_DICE, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        Exponential(base=self.base, factor=self.factor, cap=self.cap)
+
     def __call__(self, attempt: int) -> float:
         ceiling = Exponential(base=self.base, factor=self.factor, cap=self.cap)(attempt)
         return self.random.uniform(0.0, ceiling)
@@ -79,9 +94,23 @@ class Delays:
     def __post_init__(self) -> None:
         if not self.delays:
             raise ConfigurationError("Delays needs at least one wait in seconds, got an empty list")
+        for delay in self.delays:
+            not_negative("each of the delays, in seconds,", delay)
 
     def __call__(self, attempt: int) -> float:
         return self.delays[min(attempt, len(self.delays) - 1)]
+
+
+def _as_backoff(given: Any) -> Backoff:
+    if callable(given):
+        return cast("Backoff", given)
+    if isinstance(given, int | float):
+        return Constant(delay=given)
+    if isinstance(given, list | tuple):
+        return Delays(cast("Sequence[float]", given))
+    raise ConfigurationError(
+        f"backoff is a callable from attempt to seconds, a list of seconds, or a number of them; got {given!r:.100}"
+    )
 
 
 def _always(_error: BaseException) -> bool:
@@ -92,23 +121,22 @@ def _always(_error: BaseException) -> bool:
 class RetryPolicy:
     """When a failed message is tried again.
 
-    ``max_attempts``: executions in total, crashes included. ``is_retryable``: errors for which it returns ``False``
+    ``max_attempts``: executions in total, crashes included. ``backoff``: a callable; a list of seconds is ``Delays``, a
+    number of them ``Constant``. ``is_retryable``: errors for which it returns ``False``
     go to the dead letters at once. ``per_exception``: an own policy for some exception classes; the most specific
     class wins, and its ``max_attempts`` is compared with the attempts so far, whatever failed before.
     """
 
     max_attempts: int = 5
-    backoff: Backoff = field(default_factory=ExponentialJitter)
+    backoff: Backoff | Sequence[float] | float = field(default_factory=ExponentialJitter)
     is_retryable: Callable[[BaseException], bool] = _always
     per_exception: Mapping[type[BaseException], RetryPolicy] = field(
         default_factory=dict[type[BaseException], "RetryPolicy"]
     )
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigurationError(
-                f"max_attempts counts executions in total and must be at least 1, got {self.max_attempts}"
-            )
+        at_least_one("max_attempts, the executions in total,", self.max_attempts)
+        object.__setattr__(self, "backoff", _as_backoff(self.backoff))
 
     def decide(self, attempt: int, error: BaseException) -> Retry | DeadLetter:
         """The outcome of execution number ``attempt`` (from 0) that raised ``error``."""
@@ -123,7 +151,7 @@ class RetryPolicy:
             return DeadLetter(f"maxAttempts({self.max_attempts})", wish.error)
         if wish.delay is not None:
             return wish
-        return Retry(max(0.0, self.backoff(attempt)), wish.error, wish.counts)
+        return Retry(max(0.0, cast("Backoff", self.backoff)(attempt)), wish.error, wish.counts)
 
     def policy_for(self, error: BaseException) -> RetryPolicy:
         """The policy that judges ``error``."""

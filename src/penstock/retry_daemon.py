@@ -11,6 +11,7 @@ import random
 from typing import Any, Self
 
 from .broker import Broker, SupportsSchedule
+from .checks import at_least_one, positive
 from .clock import SYSTEM_CLOCK, Clock
 from .errors import UnsupportedFeature
 from .services import run_forever
@@ -38,6 +39,8 @@ class RetryDaemon:
         dice: random.Random | None = None,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
+        positive("tick, in seconds,", tick)
+        at_least_one("max_batch", max_batch)
         if not isinstance(broker, SupportsSchedule):
             raise UnsupportedFeature(f"{broker.url} delivers delayed messages by itself and needs no retry daemon")
         self._broker, self._jitter = broker, jitter

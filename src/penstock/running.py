@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
+from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .executor import Executor, Limits
 from .intake import Intake, Prefetch
@@ -45,6 +46,11 @@ class Claim:
     max_per_tick: int = 128
     interval: float = 1.0
 
+    def __post_init__(self) -> None:
+        positive("min_idle, the lease in seconds,", self.min_idle)
+        at_least_one("max_per_tick", self.max_per_tick)
+        positive("interval, in seconds,", self.interval)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -59,6 +65,11 @@ class Options:
     start: Literal["first", "next"] = "first"
     delayed: str | None = None
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("start", self.start, ("first", "next"))
+        if self.threads is not None:
+            at_least_one("threads", self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .broker import Broker, Presence, SupportsPresence
+from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .consumer import Consumer
 from .errors import ConfigurationError
@@ -54,6 +55,9 @@ class Worker:
     ) -> None:
         if not consumers:
             raise ConfigurationError("a worker needs at least one consumer")
+        for consumer in consumers:
+            instance("each argument of Worker", consumer, Consumer)
+        not_negative("drain, in seconds,", drain)
         self.consumers = consumers
         self._drain, self._scheduler, self._lease_thread = drain, scheduler, lease_thread
         self._around = Surroundings(clock, dice or random.SystemRandom(), telemetry)

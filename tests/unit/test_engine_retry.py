@@ -81,4 +81,4 @@ def test_nonsense_is_refused_when_it_is_made() -> None:
 
 
 def test_a_backoff_below_nothing_is_no_wait() -> None:
-    assert RetryPolicy(backoff=Constant(delay=-3.0)).again(0, Retry()) == Retry(0.0)
+    assert RetryPolicy(backoff=(lambda _: -3.0)).again(0, Retry()) == Retry(0.0)

@@ -126,8 +126,10 @@ class SqliteBare:
         for statement in (
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = NORMAL",
-            "CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, due REAL NOT NULL,"
-            " payload BLOB NOT NULL, owner INTEGER)",
+            """CREATE TABLE jobs (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, due REAL NOT NULL,
+                payload BLOB NOT NULL, owner INTEGER
+            )""",
             "CREATE INDEX waiting ON jobs (queue, due, id) WHERE owner IS NULL",
         ):
             self._db.execute(statement)

@@ -44,7 +44,8 @@ def error_of(text: str) -> BrokerError:
     """The exception for an error reply."""
     code = text.partition(" ")[0]
     if code in _DENIED or any(words in text for words in _DENIED_IN_SCRIPT):
-        return AccessDenied(text)
+        remedy = "; put user:password@ before the host into the URL" if code in {"NOAUTH", "WRONGPASS"} else ""
+        return AccessDenied(f"the Redis server refused us: {text}{remedy}")
     if code in _PASSING:  # says nothing about the command: the same call succeeds later, or on the new primary
         return ConnectionFailed(text)
     return ReplyError(text)
@@ -138,6 +139,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, url: str) -> RedisAddress:
         """Understand ``url`` or raise ``InvalidURL``; the password is in no message."""
         scheme, separator, rest = url.partition("://")
+        scheme = scheme.lower()
         known = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
         if not separator:
             raise InvalidURL(f"a Redis address without a scheme; {EXPECTED}")

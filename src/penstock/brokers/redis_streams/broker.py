@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
+from ...checks import known
 from ...clients.redis import Arg, RedisAddress, RedisClient
 from ...clients.redis_py import RedisPyClient
 from ...clock import SYSTEM_CLOCK, Clock
@@ -69,6 +70,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
     ) -> RedisStreamsBroker:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
+        known("a Redis Streams broker", options, RedisStreamsOptions.__struct_fields__)
         client = RedisPyClient(RedisAddress.parse(url), timeout=timeout)
         return cls(client, options=RedisStreamsOptions(**options), clock=clock)
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from ...checks import one_of, positive
 from .wire import Fields
 
 
@@ -23,6 +24,11 @@ class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     retention: Literal["delete", "keep"] = "delete"
     look_around: float = 1.0
     owner_gone_after: float = 3600.0
+
+    def __post_init__(self) -> None:
+        one_of("retention", self.retention, ("delete", "keep"))
+        positive("look_around, in seconds,", self.look_around)
+        positive("owner_gone_after, in seconds,", self.owner_gone_after)
 
 
 class Receipt(msgspec.Struct, gc=False):

@@ -16,6 +16,7 @@ from __future__ import annotations
 from .fetching import FetchingTests
 from .groups import GroupTests
 from .inspection import InspectionTests
+from .interruptions import InterruptionTests
 from .leases import LeaseTests
 from .lifecycle import LifecycleTests
 from .publishing import PublishingTests
@@ -24,7 +25,14 @@ from .stores import StoreConformance
 
 
 class BrokerConformance(
-    PublishingTests, FetchingTests, SettlingTests, LeaseTests, GroupTests, InspectionTests, LifecycleTests
+    PublishingTests,
+    FetchingTests,
+    SettlingTests,
+    InterruptionTests,
+    LeaseTests,
+    GroupTests,
+    InspectionTests,
+    LifecycleTests,
 ):
     """All of it."""
 

@@ -94,6 +94,22 @@ class LeaseTests(Harness):
         found += bodies(await self.reclaim(second, subscription, limit=15))
         assert sorted(str(n).encode() for n in range(20)) == sorted(found)
 
+    @pytest.mark.parametrize("limit", [100, 1])
+    async def test_an_unreadable_entry_does_not_hold_up_the_recovery_of_those_behind_it(
+        self, broker: Broker[Any], source: str, subscription: Subscription, limit: int
+    ) -> None:
+        assert [] == await self.take(broker, subscription)  # the group exists, so that the garbage is its first entry
+        if not await self.write_garbage(source):
+            pytest.skip("nothing unreadable can get into this system")
+        await self.send(broker, source, *numbered(5))
+        assert 6 == len(await self.collect(broker, subscription, 6))
+        await self.lapse(self.lease * 1.5)
+        other = await self.another()
+        found = [d for _ in range(6) for d in await self.reclaim(other, subscription, limit)]
+        assert 1 == len([d for d in found if d.defect is not None])
+        assert [b"0", b"1", b"2", b"3", b"4"] == sorted(bodies([d for d in found if d.defect is None]))
+        assert {2} == {d.count for d in found}
+
     async def test_reclaiming_can_be_narrowed_to_a_range_of_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
