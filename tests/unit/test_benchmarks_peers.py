@@ -258,7 +258,7 @@ def test_a_table_has_a_line_for_each_peer_and_for_each_failure_and_says_the_dura
     assert [*starts] == [next(start for start in starts if line.startswith(start)) for line in lines[1:4]]
     assert "Huey: left out, not installed: no such thing" in lines
     assert "durability: none" in lines
-    assert "Spread above 30%: RQ. Repeat on a quiet machine." in lines
+    assert "Spread above 30%: RQ. Repeat it, on a quiet machine." in lines
 
 
 def test_a_page_has_results_settings_promises_failures_and_the_noise():
@@ -268,7 +268,7 @@ def test_a_page_has_results_settings_promises_failures_and_the_noise():
     assert "| Huey | left out: not installed: no such thing |" in text
     assert "at most once: a job is popped before it runs" in text
     assert "| RQ | rq 2.0 |" in text
-    assert "**The machine was not quiet**: the rates of RQ" in text
+    assert "**Large spread**: the rates of RQ differ" in text
     assert "penstock does 22.6 times (15.2 … 30.0) what the fastest other peer, RQ, does." in text
 
 

@@ -1,4 +1,4 @@
-"""Dramatiq over Redis: one process of two threads (its eight are slower at nothing), a larger prefetch than its default."""
+"""Dramatiq over Redis: one process of two threads (its default is eight), a larger prefetch than its default."""
 
 from __future__ import annotations
 

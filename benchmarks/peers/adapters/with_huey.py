@@ -1,4 +1,4 @@
-"""Huey over Redis: blocking pops, no results, no periodic tasks, one thread (more of them are slower at nothing)."""
+"""Huey over Redis: blocking pops, no results, no periodic tasks, one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAQ: 20 jobs at once (faster here than its 10, and than 100), results not kept."""
+"""SAQ: 20 jobs at once, results not kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""streaQ: its 16 tasks at once (100 are no faster at nothing), results not kept, ``enqueue_many``, uvloop."""
+"""streaQ: 16 tasks at once, its default, results not kept, ``enqueue_many``, uvloop."""
 
 from __future__ import annotations
 
