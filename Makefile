@@ -16,11 +16,11 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance bench docs check pins clean
+.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance bench bench-peers docs check pins clean
 
 help: ## list what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
-	@printf '\n  ARGS="..." is handed on to pytest and to bench, as in: make test ARGS="-k retry -x"\n'
+	@printf '\n  ARGS="..." is handed on to pytest and to the benchmarks, as in: make test ARGS="-k retry -x"\n'
 
 demo: $(VENV)/demo.stamp ## see it work: jobs, retries, a dead letter, a crash; under 30 seconds, needs no server
 	$(BIN)/penstock demo
@@ -61,6 +61,9 @@ endurance: setup servers ## crashes, stops and long handlers at full size: 50 00
 
 bench: $(VENV)/dev.stamp servers ## measure, each figure beside a bare client's in the same run
 	$(BIN)/python -m benchmarks.core $(ARGS)
+
+bench-peers: $(VENV)/dev.stamp servers ## measure penstock beside Celery, RQ, Dramatiq, …: installs them below build/
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 docs: setup servers ## run every snippet of README, docs and examples; check the generated tables
 	$(BIN)/pytest -ra tests/docs $(ARGS)
