@@ -8,21 +8,41 @@ from typing import Literal
 
 import msgspec
 
+from ...errors import ConfigurationError
 from .wire import Fields
 
 
 class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``consumer``: this owner's name in its groups, by default ``host:pid:random``; it must be unique among processes.
 
-    ``retention``: ``delete`` removes an entry once every group has acked it; ``keep`` never does, as glide-kit.
+    ``retention``: ``interest`` (also called ``delete``) removes an entry once every group has acked it; ``workqueue`` too,
+    and admits one group only; ``limits`` keeps acked entries until there are more than ``max_length`` or they are older
+    than ``max_age`` seconds; ``keep`` never removes one, as glide-kit. None of them touches what is unread or leased.
     ``look_around``: seconds between looks for what others handed back, while there is nothing new.
     ``owner_gone_after``: seconds of silence (at least ten leases) before an owner that holds nothing is forgotten.
     """
 
     consumer: str | None = None
-    retention: Literal["delete", "keep"] = "delete"
+    retention: Literal["interest", "workqueue", "limits", "keep", "delete"] = "interest"
+    max_length: int | None = None
+    max_age: float | None = None
     look_around: float = 1.0
     owner_gone_after: float = 3600.0
+
+    def __post_init__(self) -> None:
+        known = ("interest", "workqueue", "limits", "keep", "delete")
+        if self.retention not in known:
+            raise ConfigurationError(f"retention is one of {', '.join(known)}, got {self.retention!r}")
+        limited = self.max_length is not None or self.max_age is not None
+        if limited != (self.retention == "limits"):
+            raise ConfigurationError("retention='limits' goes with max_length, max_age or both, and only it does")
+        if (self.max_length or 0) < 0 or (self.max_age or 0.0) < 0:
+            raise ConfigurationError("max_length and max_age are not negative")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether acked entries stay when they are acked."""
+        return self.retention in {"keep", "limits"}
 
 
 class Receipt(msgspec.Struct, gc=False):
