@@ -20,7 +20,7 @@ while #taken < limit do
       local entry = redis.call('XCLAIM', stream, group, owner, idle, id)[1]
       if entry then
         taken[#taken + 1] = {id, entry[2], count + 1}
-      else
+      elseif #redis.call('XRANGE', stream, id, id) == 0 then
         redis.call('XACK', stream, group, id)
         ghosts = ghosts + 1
       end

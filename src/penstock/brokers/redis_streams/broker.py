@@ -117,7 +117,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         return await self._reader(subscription).reclaim(min(limit, MAX_BATCH), above, below)
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
-        clock, keep = self._clock, self.options.retention == "keep"
+        clock, keep = self._clock, self.options.keeps
         lost: list[Delivery[Receipt]] = []
         for name, items in by_group(settlements, [item.delivery for item in settlements]).items():
             member = self._members.get(name)
@@ -160,9 +160,12 @@ class RedisStreamsBroker(RedisStreamsInspection):
         return Promoted(count, None if wait < 0 else wait / 1000)
 
     async def trim(self, subscription: Subscription) -> int:
-        silence = max(10 * subscription.lease, self.options.owner_gone_after)
-        keep = int(self.options.retention == "keep")
-        args: list[Arg] = [subscription.group, int(silence * 1000), self.identity, keep]
+        options = self.options
+        silence = max(10 * subscription.lease, options.owner_gone_after)
+        longest: Arg = "" if options.max_length is None else options.max_length
+        oldest: Arg = "" if options.max_age is None else int(options.max_age * 1000)
+        keep = int(options.retention == "keep")
+        args: list[Arg] = [subscription.group, int(silence * 1000), self.identity, keep, longest, oldest]
         return int(await self._client.run(TRIM, [subscription.source], args))
 
     # ------------------------------------------------------------------------------------------------------- plumbing

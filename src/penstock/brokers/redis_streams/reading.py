@@ -19,10 +19,10 @@ from typing import Any
 from ...broker import Subscription
 from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
-from ...errors import AccessDenied, BrokerError, ConnectionFailed
+from ...errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed
 from ...message import Delivery, Message
 from .options import Keys, Receipt, RedisStreamsOptions
-from .scripts import CLAIM, RELEASE, SETTLE
+from .scripts import CLAIM, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
 
 RELEASED = "released"
@@ -194,6 +194,15 @@ class GroupReader:
     async def _make_group(self) -> None:
         source, group = self._names
         fresh = not self._made and self.membership.subscription.start == "next"
+        if self._options.retention == "workqueue":
+            other = await self._client.run(JOIN, [source], [group, "$" if fresh else "0"])
+            if other:
+                raise ConfigurationError(
+                    f"{source!r} is a work queue and belongs to group {other.decode()!r}: {group!r} cannot join. Read as "
+                    f"that group, remove it (XGROUP DESTROY), or open every broker with retention='interest'"
+                )
+            self._made = True
+            return
         try:
             await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
         except BrokerError as error:
@@ -239,6 +248,6 @@ class GroupReader:
     async def _pass_by(self, ids: list[str]) -> None:
         """Ack retries that are meant for another group."""
         source, group = self._names
-        keep = int(self._options.retention == "keep")
+        keep = int(self._options.keeps)
         keys = [source, self.membership.delayed, Keys.dead(source)]
         await self._client.run(SETTLE, keys, [group, self._owner, 0, keep, len(ids), *ids])
