@@ -47,9 +47,9 @@ class InvalidURL(ConfigurationError):
 class MissingExtra(ConfigurationError):
     """An optional library is not installed."""
 
-    def __init__(self, library: str, extra: str) -> None:
-        self.library, self.extra = library, extra
-        super().__init__(f"{library} is not installed; run: pip install 'penstock[{extra}]'")
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed; run: pip install 'penstock[{extra}]'")
 
 
 class UnsupportedFeature(ConfigurationError):
