@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -105,6 +106,30 @@ class Fleet:
         pids = {member.pid for member in fresh}
         await self.until(lambda: pids <= {line.pid for line in self.lines if line.event == "ready"})
         return fresh
+
+    async def freeze(self, member: Member) -> None:
+        """Stop a worker with SIGSTOP, but not while it writes to SQLite: its lock would freeze everybody else."""
+        while True:
+            member.signal(signal.SIGSTOP)
+            await self.until(lambda: Path(f"/proc/{member.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            if self._writable():
+                return
+            member.signal(signal.SIGCONT)
+            await asyncio.sleep(0.05)
+
+    def _writable(self) -> bool:
+        scheme, _, path = self.settings.url.partition(":///")
+        if scheme != "sqlite":
+            return True
+        database = sqlite3.connect(path, timeout=0.2, isolation_level=None)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            database.close()
+        return True
 
     def kill(self, member: Member) -> None:
         self.killed.add(member.pid)
