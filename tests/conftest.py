@@ -41,29 +41,29 @@ def valkey_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[OwnCluster]:
-    yield from _started("redis", OwnCluster)
+    yield from started("redis", OwnCluster)
 
 
 @pytest.fixture(scope="session")
 def valkey_cluster() -> Iterator[OwnCluster]:
-    yield from _started("valkey", OwnCluster)
+    yield from started("valkey", OwnCluster)
 
 
 @pytest.fixture(scope="session")
 def redis_sentinels() -> Iterator[OwnSentinels]:
-    yield from _started("redis", OwnSentinels)
+    yield from started("redis", OwnSentinels)
 
 
 @pytest.fixture(scope="session")
 def valkey_sentinels() -> Iterator[OwnSentinels]:
-    yield from _started("valkey", OwnSentinels)
+    yield from started("valkey", OwnSentinels)
 
 
 @pytest.fixture(scope="session")
 def tls_server() -> Iterator[TLSServer]:
     if shutil.which("openssl") is None:
         _do_without(ServerUnavailableError("openssl, which makes the certificate, is not installed"))
-    yield from _started("redis", TLSServer)
+    yield from started("redis", TLSServer)
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -97,7 +97,8 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
         server.stop()
 
 
-def _started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:
+def started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:
+    """Servers for as long as a fixture needs them."""
     try:
         servers = make(find_binary(kind))
     except ServerUnavailableError as missing:

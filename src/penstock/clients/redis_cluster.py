@@ -46,8 +46,8 @@ def key_of(command: Command) -> Arg | None:
         return None
     if name in {"EVAL", "EVALSHA"}:
         return command[3] if command[2] else None
-    if name in {"XREADGROUP", "XREAD"}:
-        return command[command.index("STREAMS") + 1]
+    if name in {"XREADGROUP", "XREAD"}:  # of one stream: its name and an id are the last two
+        return command[-2]
     return command[2 if name in _SECOND else 1]
 
 
