@@ -17,7 +17,10 @@ EXPECTED = (
     " redis+sentinel://host:port,host:port/service[/database]; glide:// or glide+cluster:// for the client valkey-glide"
 )
 
-_FAMILIES = {
+Layout: TypeAlias = Literal["single", "cluster", "sentinel"]
+Library: TypeAlias = Literal["redis-py", "glide"]
+
+_FAMILIES: dict[str, tuple[bool, Library]] = {
     "redis": (False, "redis-py"),
     "valkey": (False, "redis-py"),
     "rediss": (True, "redis-py"),
@@ -25,7 +28,7 @@ _FAMILIES = {
     "glide": (False, "glide"),
     "glides": (True, "glide"),
 }
-_LAYOUTS = {"": "single", "cluster": "cluster", "sentinel": "sentinel"}
+_LAYOUTS: dict[str, Layout] = {"": "single", "cluster": "cluster", "sentinel": "sentinel"}
 REDIS_SCHEMES = frozenset({"unix", *(f"{a}+{b}".rstrip("+") for a in _FAMILIES for b in _LAYOUTS)})
 _PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 
@@ -39,8 +42,8 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     masked: str
-    layout: Literal["single", "cluster", "sentinel"] = "single"
-    library: Literal["redis-py", "glide"] = "redis-py"
+    layout: Layout = "single"
+    library: Library = "redis-py"
     tls: bool = False
     hosts: tuple[Host, ...] = ()
     path: str = ""
@@ -103,21 +106,15 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             database = _database(options.get("db", "0"))
             shown = f"{scheme}://{user}{unquote(parts.path)}?db={database}"
             return cls(masked=shown, path=parts.path, userinfo=userinfo, database=database, query=parts.query)
-        family, _, kind = scheme.partition("+")
-        tls, library = _FAMILIES[family]
-        layout = _LAYOUTS[kind]
+        tls, library, layout = _kind(scheme, several="," in where)
         hosts = _hosts(where, _PORTS[layout])
-        if layout == "single" and len(hosts) > 1:
-            raise InvalidURL(f"several hosts need {family}+cluster:// or {family}+sentinel://; {EXPECTED}")
-        if library == "glide" and layout == "sentinel":
-            raise InvalidURL(f"valkey-glide knows no sentinels: write redis+sentinel://; {EXPECTED}")
         service, database = _service_and_database(layout, parts.path, options)
         names = ",".join(f"{_shown(host)}:{port}" for host, port in hosts)
         behind = {"single": f"/{database}", "cluster": "", "sentinel": f"/{service}/{database}"}[layout]
         return cls(
             masked=f"{scheme}://{user}{names}{behind}",
-            layout=layout,  # type: ignore[arg-type] # one of the three, as the table says
-            library=library,  # type: ignore[arg-type] # one of the two
+            layout=layout,
+            library=library,
             tls=tls,
             hosts=hosts,
             userinfo=userinfo,
@@ -127,7 +124,18 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _service_and_database(layout: str, path: str, options: dict[str, str]) -> tuple[str, int]:
+def _kind(scheme: str, *, several: bool) -> tuple[bool, Library, Layout]:
+    """Whether it is TLS, whose client, and what is there."""
+    family, _, kind = scheme.partition("+")
+    (tls, library), layout = _FAMILIES[family], _LAYOUTS[kind]
+    if layout == "single" and several:
+        raise InvalidURL(f"several hosts need {family}+cluster:// or {family}+sentinel://; {EXPECTED}")
+    if library == "glide" and layout == "sentinel":
+        raise InvalidURL(f"valkey-glide knows no sentinels: write redis+sentinel://; {EXPECTED}")
+    return tls, library, layout
+
+
+def _service_and_database(layout: Layout, path: str, options: dict[str, str]) -> tuple[str, int]:
     parts = path.strip("/").split("/") if path.strip("/") else []
     service = ""
     if layout == "sentinel":
