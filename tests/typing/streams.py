@@ -23,6 +23,7 @@ from penstock import (
     Send,
     Worker,
     open_broker,
+    sync,
 )
 
 
@@ -88,3 +89,12 @@ async def consuming(broker: Broker[Any]) -> None:
     async with Worker(consumer) as worker:
         assert_type(worker, Worker)
         assert_type(await worker.stop(timeout=1.0), bool)
+
+
+def synchronously() -> None:
+    emails = sync.Producer(open_broker("memory://"), "email", EmailJob)
+    assert_type(emails, sync.Producer[EmailJob])
+    assert_type(emails.send(EmailJob("a", "b"), delay=5), str)
+    assert_type(emails.send_many([Send(EmailJob("a", "b"), key="k")]), list[str])
+    emails.send(Order(1))  # type: ignore[arg-type]
+    assert_type(sync.Inspector(emails.broker).requeue("email", ["1"]), int)
