@@ -76,6 +76,11 @@ class Worker:
         return list({id(c.broker): c.broker for c in self.consumers}.values())
 
     @property
+    def drain(self) -> float:
+        """Seconds that running handlers get when it stops."""
+        return self._drain
+
+    @property
     def ready(self) -> bool:
         """Whether every consumer has an answer from its broker and none is in an outage."""
         return not self._quiet and all(c.running is not None and c.running.healthy for c in self.consumers)
@@ -224,7 +229,7 @@ class Worker:
             concurrency=sum(c.concurrency for c in self.consumers),
             busy=sum(c.in_flight for c in self.consumers),
             quiet=self._quiet,
-            rss=_rss(),
+            rss=resident(),
             version=__version__,
         )
 
@@ -252,7 +257,7 @@ class Worker:
                 loop.remove_signal_handler(number)
 
 
-def _rss() -> int:
+def resident() -> int:
     """Bytes of memory in use, or the peak where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

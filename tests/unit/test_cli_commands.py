@@ -127,6 +127,8 @@ def test_the_version_is_the_packages(cli: Cli) -> None:
         (["dlq", "purge", "x", "--all", "-b", "memory://"], 2, "add --yes"),
         (["worker"], 2, "Missing argument"),
         (["worker", "no_such_module"], 2, "no module named 'no_such_module'"),
+        (["worker", "x", "--processes", "none"], 2, "expected a whole number, at least 1, or auto; got 'none'"),
+        (["worker", "x", "--max-jobs", "5"], 2, "need a supervisor; add --processes 1"),
         (["demo", "-b", "memory://"], 2, "lives in one process"),
         (["--config", "nowhere.toml", "stats"], 2, "nowhere.toml cannot be read"),
         (["retry-daemon", "x", "--dry-run", "--delayed", "y", "-b", "memory://"], 2, "leave --delayed out"),
