@@ -154,6 +154,21 @@ async def test_a_reload_into_a_broken_program_keeps_the_old_processes_at_work(
     assert await supervised.exited(15.0) == 0
 
 
+async def test_sigterm_during_a_reload_does_not_hurry_what_drains_already(
+    sqlite_url: str, supervise: Supervise
+) -> None:
+    supervised = supervise(sqlite_url, "--processes", "1", drain=20.0, lease=30.0)
+    fleet = supervised.fleet
+    await supervised.until_ready(1)
+    await fleet.send(Job(1, "notice", 4.0))
+    await fleet.until(lambda: bool(fleet.seen("start")))
+    supervised.signal(signal.SIGHUP)
+    await fleet.until(lambda: bool(fleet.seen("stopping")))
+    supervised.signal(signal.SIGTERM)
+    assert await supervised.exited(15.0) == 0, supervised.log
+    assert [1] == [line.number for line in fleet.seen("end")]
+
+
 @pytest.mark.parametrize(
     ("module", "code", "reason"),
     [
