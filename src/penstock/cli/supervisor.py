@@ -246,11 +246,12 @@ class Supervisor:
         while found := [(s, s.process) for s in self._slots if s.process and s.process.generation < self._generation]:
             if not await self._replace(*found[0], "reload"):
                 logger.error("reload given up: %d processes of before stay", len(found))
+                notify("READY=1", f"STATUS=reload given up: {len(found)} processes of before stay")
                 break
         else:
             logger.info("reload done")
+            notify("READY=1", "STATUS=")
         self._rolling = False
-        notify("READY=1")
 
     async def _retire(self, process: Process) -> None:
         """Drain a child and see it off; kill it if it takes too long."""
