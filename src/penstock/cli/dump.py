@@ -33,8 +33,9 @@ def tell(worker: Worker) -> None:
     """Log each consumer's state and running jobs, and where each coroutine handler waits."""
     for consumer in worker.consumers:
         running = consumer.running
-        jobs = list(running.ledger.contexts.values()) if running else []
-        state = "running" if running and running.healthy else "without its broker" if running else "stopped"
+        jobs = [job for each in running for job in each.ledger.contexts.values()]
+        healthy = all(each.healthy for each in running)
+        state = "stopped" if not running else "running" if healthy else "without its broker"
         logger.warning("%s is %s, with %d jobs, %s", consumer.name, state, len(jobs), consumer.counters)
         for job in jobs:
             logger.warning("%s runs %s", consumer.name, job.type, extra=job.fields())

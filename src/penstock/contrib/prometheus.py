@@ -269,7 +269,7 @@ def _server_class(address: str, port: int) -> type[WSGIServer]:
 
 
 def _application(registry: CollectorRegistry, ready: Callable[[], bool]) -> Callable[..., Iterable[bytes]]:
-    metrics = cast("Callable[..., Iterable[bytes]]", exposition.make_wsgi_app(registry))
+    metrics: Callable[..., Iterable[bytes]] = cast("Any", exposition).make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO")
