@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from .broker import Broker, Subscription
-from .checks import at_least_one, instance
+from .checks import at_least_one, instance, positive
 from .codec import Codec
 from .codecs import codec_for
 from .errors import ConfigurationError, UnsupportedFeature
@@ -24,8 +24,8 @@ class Consumer(Generic[T]):
 
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
-    thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
-    ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more. ``timeout``:
+    seconds that one execution may take. ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
     def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
@@ -38,6 +38,7 @@ class Consumer(Generic[T]):
         group: str = "default",
         concurrency: int = 10,
         retry: RetryPolicy | None = None,
+        timeout: float | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
@@ -57,6 +58,8 @@ class Consumer(Generic[T]):
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
         instance("options", options, Options)
+        if timeout is not None:
+            positive("timeout, in seconds,", timeout)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -71,6 +74,7 @@ class Consumer(Generic[T]):
             concurrency=concurrency,
             claim=claim,
             options=options,
+            timeout=timeout,
         )
         self._running: Running | None = None
         self._counters = Counters()

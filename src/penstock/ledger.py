@@ -25,7 +25,7 @@ SUSPECT_COUNT = 3  # handed over this often, i.e. two owners died with it: run i
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the start, for the numbers that must add up."""
+    """Totals since the start, for the numbers that must add up. ``discarded``: those of ``acked`` that did not run."""
 
     fetched: int = 0
     acked: int = 0
@@ -34,6 +34,7 @@ class Counters:
     released: int = 0
     lost: int = 0
     reclaimed: int = 0
+    discarded: int = 0
 
     @property
     def processed(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
-from .executor import Executor, Limits
+from .executor import Executor, Expired, Limits
 from .intake import Intake, Prefetch
 from .ledger import Ledger
 from .message import Delivery
@@ -58,6 +58,8 @@ class Options:
 
     ``start``: where a new group begins. ``delayed``: name of the structure that holds retries, where the broker lets
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
+    ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
+    letters that were put back, an execution like any other.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -65,9 +67,11 @@ class Options:
     start: Literal["first", "next"] = "first"
     delayed: str | None = None
     threads: int | None = None
+    expired: Expired = "dead_letter"
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
+        one_of("expired", self.expired, ("dead_letter", "discard", "run"))
         if self.threads is not None:
             at_least_one("threads", self.threads)
 
@@ -84,6 +88,7 @@ class Plan:
     concurrency: int
     claim: Claim
     options: Options
+    timeout: float | None = None
 
     @property
     def name(self) -> str:
@@ -119,7 +124,11 @@ class Running:
             limits=plan.options.limits,
             clock=around.clock,
             threads=self._threads,
+            timeout=plan.timeout,
+            expired=plan.options.expired,
+            counters=self.ledger.counters,
         )
+        self._deadlines = executor.deadlines
         self.slots = Slots(self.ledger, executor, plan.concurrency, around.clock, around.telemetry)
         self.intake = Intake(
             plan.broker,
@@ -207,6 +216,7 @@ class Running:
         self.ledger.release_unstarted([*self.ledger.waiting, *self.ledger.suspects])
         clean = await self._drained(timeout)
         await self.slots.stop()
+        self._deadlines.close()
         await wait_until(self.ledger.idle, self._around.clock, SETTLE_GRACE)
         for task in self._tasks:
             task.cancel()
