@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
+from .batches import Batch
 from .broker import Broker, Subscription
 from .checks import at_least_one, instance, positive
 from .codec import Codec
 from .codecs import codec_for
+from .context import Context
 from .errors import ConfigurationError, UnsupportedFeature
 from .ledger import Counters
 from .pipeline import ConsumeMiddleware
@@ -25,10 +27,12 @@ class Consumer(Generic[T]):
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
     thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more. ``timeout``:
-    seconds that one execution may take. ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    seconds that one execution may take. ``batch``: the handler takes lists of payloads, and of contexts.
+    ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
-    def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
+    @overload
+    def __init__(
         self,
         broker: Broker[Any],
         stream: str,
@@ -39,6 +43,45 @@ class Consumer(Generic[T]):
         concurrency: int = 10,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        batch: None = None,
+        types: str | Iterable[str] | None = None,
+        codec: Codec[T] | None = None,
+        middleware: Sequence[ConsumeMiddleware] = (),
+        claim: Claim | None = None,
+        options: Options | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        broker: Broker[Any],
+        stream: str,
+        payload_type: type[T],
+        handler: Callable[[list[T]], Any] | Callable[[list[T], list[Context]], Any],
+        *,
+        batch: Batch,
+        group: str = "default",
+        concurrency: int = 10,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        types: str | Iterable[str] | None = None,
+        codec: Codec[T] | None = None,
+        claim: Claim | None = None,
+        options: Options | None = None,
+    ) -> None: ...
+
+    def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
+        self,
+        broker: Broker[Any],
+        stream: str,
+        payload_type: type[T],
+        handler: Callable[..., Any],
+        *,
+        group: str = "default",
+        concurrency: int = 10,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        batch: Batch | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
@@ -60,6 +103,7 @@ class Consumer(Generic[T]):
         instance("options", options, Options)
         if timeout is not None:
             positive("timeout, in seconds,", timeout)
+        _check_batch(batch, middleware)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -75,6 +119,7 @@ class Consumer(Generic[T]):
             claim=claim,
             options=options,
             timeout=timeout,
+            batch=batch,
         )
         self._running: Running | None = None
         self._counters = Counters()
@@ -164,3 +209,13 @@ class Consumer(Generic[T]):
             return await running.stop(timeout)
         finally:
             self._running = None
+
+
+def _check_batch(batch: Batch | None, middleware: Sequence[ConsumeMiddleware]) -> None:
+    if batch is None:
+        return
+    instance("batch", batch, Batch, f"write Batch(size={batch!r:.20})")
+    if middleware:
+        raise ConfigurationError(
+            "middleware sees one message and its outcome, a batch handler has many: do it in the handler, or leave batch out"
+        )

@@ -118,7 +118,7 @@ class Executor:
         try:
             payload = route.codec.decode(message.body)
         except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
-            return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+            return _undecoded(error)
         enter(context)
         try:
             if self._plain and not route.threaded and not message.headers:
@@ -128,7 +128,7 @@ class Executor:
             else:
                 result = await self._call(Envelope(payload=payload, message=message, context=context))
         except asyncio.CancelledError as error:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 raise
             return self._failed(context, error)
         except (KeyboardInterrupt, GeneratorExit):
@@ -136,6 +136,21 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 whatever a handler raises is the policy's: a panic, an exit
             return self._failed(context, error)
         return ACK if result is None else self._accept(context, result)
+
+    def admit(self, delivery: Delivery[Any]) -> tuple[Route, Any] | Outcome:
+        """The handler of a delivery and its payload, or the outcome of what must not reach one.
+
+        The first half of ``execute``, which has it inline: a call for each message would be seen there.
+        """
+        message = delivery.message
+        route = self.registry.resolve(message.type)
+        refusal = self._refuse(delivery, route)
+        if refusal is not None or route is None:
+            return refusal or Release(UNKNOWN_TYPE_PAUSE)
+        try:
+            return route, route.codec.decode(message.body)
+        except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
+            return _undecoded(error)
 
     async def _handle(self, envelope: Envelope[Any]) -> Outcome:
         """The innermost layer of the onion."""
@@ -224,6 +239,10 @@ class Executor:
         return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
 
 
+def _undecoded(error: Exception) -> DeadLetter:
+    return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+
+
 def _called(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call a plain function. No future can carry a ``StopIteration``: whoever waits for it would wait for ever."""
     try:
@@ -264,7 +283,7 @@ def _writable(letter: DeadLetter) -> DeadLetter:
     return letter
 
 
-def _cancelled_from_outside() -> bool:
+def cancelled_from_outside() -> bool:
     """Whether somebody cancelled this very task, as opposed to a handler that let a cancellation escape."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -12,9 +12,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .batch_slots import BatchSlots
+from .batches import Batch, BatchExecutor
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
+from .deadlines import Deadlines
 from .executor import Executor, Expired, Limits
 from .intake import Intake, Prefetch
 from .ledger import Ledger
@@ -89,6 +92,12 @@ class Plan:
     claim: Claim
     options: Options
     timeout: float | None = None
+    batch: Batch | None = None
+
+    @property
+    def at_once(self) -> int:
+        """Most messages in handlers' hands, and as many more in the next batches."""
+        return self.concurrency * (2 * self.batch.size if self.batch is not None else 1)
 
     @property
     def name(self) -> str:
@@ -114,9 +123,29 @@ class Running:
         if plan.registry.threaded:
             most = plan.options.threads or plan.concurrency
             self._threads = Threads(most, f"penstock-{plan.name}")
-        self.ledger = Ledger(plan.policy.max_attempts)
+        # What may have killed a worker does not get into one batch with others
+        self.ledger = Ledger(plan.policy.max_attempts if plan.batch is None else 1)
         self.ledger.unpark = self.accept
-        executor = Executor(
+        self.slots, self._deadlines = self._make_slots()
+        self.intake = Intake(
+            plan.broker,
+            plan.subscription,
+            self.ledger,
+            self.accept,
+            slots=plan.at_once,
+            prefetch=plan.options.prefetch,
+            clock=around.clock,
+            outage=self._outage("intake"),
+        )
+        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self._intake_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.hurry = asyncio.Event()
+
+    def _make_slots(self) -> tuple[Slots, Deadlines]:
+        plan, around = self._plan, self._around
+        kind = Executor if plan.batch is None else BatchExecutor
+        executor = kind(
             registry=plan.registry,
             policy=plan.policy,
             identity=plan.broker.identity,
@@ -128,22 +157,10 @@ class Running:
             expired=plan.options.expired,
             counters=self.ledger.counters,
         )
-        self._deadlines = executor.deadlines
-        self.slots = Slots(self.ledger, executor, plan.concurrency, around.clock, around.telemetry)
-        self.intake = Intake(
-            plan.broker,
-            plan.subscription,
-            self.ledger,
-            self.accept,
-            slots=plan.concurrency,
-            prefetch=plan.options.prefetch,
-            clock=around.clock,
-            outage=self._outage("intake"),
-        )
-        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
-        self._intake_task: asyncio.Task[None] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self.hurry = asyncio.Event()
+        parts = (plan.concurrency, around.clock, around.telemetry)
+        if plan.batch is not None and isinstance(executor, BatchExecutor):
+            return BatchSlots(self.ledger, executor, *parts, plan.batch), executor.deadlines
+        return Slots(self.ledger, executor, *parts), executor.deadlines
 
     def start(self) -> None:
         """Start every part."""

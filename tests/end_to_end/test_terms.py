@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from penstock import Context, Inspector, Options, RetryPolicy
+from penstock import Batch, Context, Inspector, Options, RetryPolicy
 from tests.end_to_end.stage import Stage
 
-ONCE = RetryPolicy(max_attempts=1)
 SOON = RetryPolicy(max_attempts=3, backoff=0.02)
 
 
@@ -46,3 +45,20 @@ async def test_what_has_expired_is_dead_and_may_be_run_all_the_same(stage: Stage
         await inspector.requeue(stage.stream, [letter.id])
     await stage.until_empty()
     assert ran == [2, 1]
+
+
+async def test_batches_settle_each_item_by_itself(stage: Stage) -> None:
+    sizes, failed = list[int](), set[int]()
+
+    async def handle(items: list[dict[str, int]], contexts: list[Context]) -> list[Exception | None]:
+        sizes.append(len(items))
+        fresh = {item["n"] for item in items if item["n"] % 10 == 0} - failed
+        failed.update(fresh)
+        return [OSError("no") if item["n"] in fresh else None for item in items]
+
+    await stage.producer().send_many([{"n": n} for n in range(300)])
+    worker = await stage.work(stage.consumer(dict, handle, batch=Batch(size=50, wait=0.02), concurrency=2, retry=SOON))
+    await stage.until_empty()
+    counters = worker.consumers[0].counters
+    assert (counters.acked, counters.retried, counters.dead) == (300, 30, 0)
+    assert max(sizes) == 50
