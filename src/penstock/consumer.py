@@ -27,8 +27,8 @@ class Consumer(Generic[T]):
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
     thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more. ``timeout``:
-    seconds that one execution may take. ``batch``: the handler takes lists of payloads, and of contexts.
-    ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in order.
+    ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
     @overload
@@ -43,6 +43,7 @@ class Consumer(Generic[T]):
         concurrency: int = 10,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        ordered: bool = False,
         batch: None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
@@ -81,6 +82,7 @@ class Consumer(Generic[T]):
         concurrency: int = 10,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        ordered: bool = False,
         batch: Batch | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
@@ -103,7 +105,7 @@ class Consumer(Generic[T]):
         instance("options", options, Options)
         if timeout is not None:
             positive("timeout, in seconds,", timeout)
-        _check_batch(batch, middleware)
+        _check_batch(batch, middleware, ordered=ordered)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -120,6 +122,7 @@ class Consumer(Generic[T]):
             options=options,
             timeout=timeout,
             batch=batch,
+            ordered=ordered,
         )
         self._running: Running | None = None
         self._counters = Counters()
@@ -211,9 +214,13 @@ class Consumer(Generic[T]):
             self._running = None
 
 
-def _check_batch(batch: Batch | None, middleware: Sequence[ConsumeMiddleware]) -> None:
+def _check_batch(batch: Batch | None, middleware: Sequence[ConsumeMiddleware], *, ordered: bool) -> None:
     if batch is None:
         return
+    if ordered:
+        raise ConfigurationError(
+            "ordered=True and batch= do not go together: a batch may hold several messages of one key"
+        )
     instance("batch", batch, Batch, f"write Batch(size={batch!r:.20})")
     if middleware:
         raise ConfigurationError(

@@ -54,6 +54,8 @@ class Ledger:
         self.settling: set[str] = set()
         self.parked: list[Delivery[Any]] = []
         self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
+        self.wake: Callable[[], object] = _nobody
+        self.aside = 0  # of what is held, how much waits for something else than a slot
         self.counters = Counters()
         self.done = asyncio.Event()
         self.room = asyncio.Event()
@@ -140,6 +142,13 @@ class Ledger:
         self.forget((delivery,))
         return True
 
+    def stale(self, delivery: Delivery[Any]) -> None:
+        """An execution that lost its lease has ended."""
+
+    def give_back(self) -> None:
+        """Give back everything that no slot has taken yet."""
+        self.release_unstarted([*self.waiting, *self.suspects])
+
     def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Give back those of ``deliveries`` that no slot has taken yet."""
         unstarted = {id(delivery): delivery for queue in (self.waiting, self.suspects) for delivery in queue}
@@ -151,3 +160,7 @@ class Ledger:
         for delivery in unstarted.values():
             if id(delivery) in chosen:
                 self.finish(delivery, Release())
+
+
+def _nobody() -> None:
+    """Nobody is to be woken."""

@@ -22,6 +22,7 @@ from .executor import Executor, Expired, Limits
 from .intake import Intake, Prefetch
 from .ledger import Ledger
 from .message import Delivery
+from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog
 from .pipeline import ConsumeMiddleware
 from .registry import Registry
@@ -93,6 +94,7 @@ class Plan:
     options: Options
     timeout: float | None = None
     batch: Batch | None = None
+    ordered: bool = False
 
     @property
     def at_once(self) -> int:
@@ -123,10 +125,8 @@ class Running:
         if plan.registry.threaded:
             most = plan.options.threads or plan.concurrency
             self._threads = Threads(most, f"penstock-{plan.name}")
-        # What may have killed a worker does not get into one batch with others
-        self.ledger = Ledger(plan.policy.max_attempts if plan.batch is None else 1)
+        self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
-        self.slots, self._deadlines = self._make_slots()
         self.intake = Intake(
             plan.broker,
             plan.subscription,
@@ -142,8 +142,11 @@ class Running:
         self._tasks: list[asyncio.Task[None]] = []
         self.hurry = asyncio.Event()
 
-    def _make_slots(self) -> tuple[Slots, Deadlines]:
+    def _make_slots(self) -> tuple[Ledger, Slots, Deadlines]:
         plan, around = self._plan, self._around
+        limit = plan.policy.max_attempts
+        # What may have killed a worker does not get into one batch with others
+        ledger = OrderedLedger(limit, around.clock) if plan.ordered else Ledger(limit if plan.batch is None else 1)
         kind = Executor if plan.batch is None else BatchExecutor
         executor = kind(
             registry=plan.registry,
@@ -155,12 +158,14 @@ class Running:
             threads=self._threads,
             timeout=plan.timeout,
             expired=plan.options.expired,
-            counters=self.ledger.counters,
+            counters=ledger.counters,
         )
         parts = (plan.concurrency, around.clock, around.telemetry)
         if plan.batch is not None and isinstance(executor, BatchExecutor):
-            return BatchSlots(self.ledger, executor, *parts, plan.batch), executor.deadlines
-        return Slots(self.ledger, executor, *parts), executor.deadlines
+            return ledger, BatchSlots(ledger, executor, *parts, plan.batch), executor.deadlines
+        if isinstance(ledger, OrderedLedger):
+            return ledger, OrderedSlots(ledger, executor, *parts), executor.deadlines
+        return ledger, Slots(ledger, executor, *parts), executor.deadlines
 
     def start(self) -> None:
         """Start every part."""
@@ -230,7 +235,7 @@ class Running:
         await self.quiet()
         for context in list(self.ledger.contexts.values()):
             context.stopping = True
-        self.ledger.release_unstarted([*self.ledger.waiting, *self.ledger.suspects])
+        self.ledger.give_back()
         clean = await self._drained(timeout)
         await self.slots.stop()
         self._deadlines.close()

@@ -87,6 +87,8 @@ class Slots:
                     if ledger.contexts.get(ident) is context:  # else the lease of this very execution was lost
                         del ledger.contexts[ident]
                         ledger.finish(delivery, outcome)
+                    else:
+                        ledger.stale(delivery)
                     if self._suspect is delivery:
                         self._suspect = None
                 if listeners:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from penstock import Batch, Context, Inspector, Options, RetryPolicy
+from penstock import Batch, Context, Inspector, Options, RetryPolicy, Send
 from tests.end_to_end.stage import Stage
 
 SOON = RetryPolicy(max_attempts=3, backoff=0.02)
@@ -62,3 +62,54 @@ async def test_batches_settle_each_item_by_itself(stage: Stage) -> None:
     counters = worker.consumers[0].counters
     assert (counters.acked, counters.retried, counters.dead) == (300, 30, 0)
     assert max(sizes) == 50
+
+
+async def test_messages_of_a_key_take_turns_and_keep_them_through_retries(stage: Stage) -> None:
+    ran, inside, fouls = dict[str, list[tuple[int, int]]](), set[str](), list[int]()
+
+    async def handle(job: dict[str, int], context: Context) -> None:
+        key = context.key or ""
+        if key in inside:
+            fouls.append(job["n"])
+        inside.add(key)
+        ran.setdefault(key, []).append((job["n"], context.attempt))
+        await asyncio.sleep(0.001)
+        inside.remove(key)
+        if job["n"] % 20 == 7 and context.attempt < 2:
+            raise OSError
+        if job["n"] == 42:
+            raise ValueError
+
+    jobs = [Send({"n": n}, key=f"k{n % 5}") for n in range(100)]
+    await stage.producer().send_many(jobs)
+    worker = await stage.work(stage.consumer(dict, handle, ordered=True, retry=SOON))
+    await stage.until_empty()
+    (letter,) = await stage.dead()
+    assert (letter.reason, letter.message.body, letter.message.attempt) == ("maxAttempts(3)", b'{"n":42}', 2)
+    counters = worker.consumers[0].counters
+    assert (fouls, counters.acked, counters.dead) == ([], 99, 1)
+    for number in range(5):
+        expected = [
+            (n, attempt) for n in range(number, 100, 5) for attempt in range(3 if n % 20 == 7 or n == 42 else 1)
+        ]
+        assert ran[f"k{number}"] == expected
+
+
+async def test_a_retry_that_waits_in_place_outlives_the_worker(stage: Stage) -> None:
+    attempts = list[int]()
+
+    async def handle(job: dict[str, int], context: Context) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) < 4:
+            raise OSError
+
+    policy = RetryPolicy(max_attempts=9, backoff=lambda attempt: 0.01 if attempt < 2 else 0.4)
+    await stage.producer().send({"n": 1}, key="k")
+    worker = await stage.work(stage.consumer(dict, handle, ordered=True, retry=policy))
+    await stage.until(lambda: len(attempts) == 3)
+    await worker.stop()
+    stats = await stage.stats()
+    assert (stats.delayed, sum(group.leased for group in stats.groups)) == (1, 0)
+    await stage.work(stage.consumer(dict, handle, ordered=True, retry=policy))
+    await stage.until_empty()
+    assert attempts == [0, 1, 2, 3]
