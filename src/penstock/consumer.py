@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -17,6 +18,7 @@ from .pipeline import ConsumeMiddleware
 from .registry import Handler, Registry
 from .retry import RetryPolicy
 from .running import Claim, Options, Plan, Running, Surroundings
+from .sharding import shard_names
 
 T = TypeVar("T")
 
@@ -26,9 +28,11 @@ class Consumer(Generic[T]):
 
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
-    thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more. ``timeout``:
-    seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in order.
-    ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    thread. ``shards``: streams that ``stream`` is spread over, as its producers say; the slots are divided
+    among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
+    ``timeout``: seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in
+    order. ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first
+    outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
     @overload
@@ -41,6 +45,7 @@ class Consumer(Generic[T]):
         *,
         group: str = "default",
         concurrency: int = 10,
+        shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         ordered: bool = False,
@@ -63,6 +68,7 @@ class Consumer(Generic[T]):
         batch: Batch,
         group: str = "default",
         concurrency: int = 10,
+        shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         types: str | Iterable[str] | None = None,
@@ -80,6 +86,7 @@ class Consumer(Generic[T]):
         *,
         group: str = "default",
         concurrency: int = 10,
+        shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         ordered: bool = False,
@@ -99,13 +106,14 @@ class Consumer(Generic[T]):
             )
         if not stream or not group:
             raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
+        shard_names(stream, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
         instance("options", options, Options)
-        if timeout is not None:
-            positive("timeout, in seconds,", timeout)
-        _check_batch(batch, middleware, ordered=ordered)
+        if shards > 1 and options.delayed is not None:
+            raise ConfigurationError("several shards cannot share one set of delayed messages: leave delayed= out")
+        _check_terms(timeout, batch, middleware, ordered=ordered)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -123,9 +131,10 @@ class Consumer(Generic[T]):
             timeout=timeout,
             batch=batch,
             ordered=ordered,
+            shards=shards,
         )
-        self._running: Running | None = None
-        self._counters = Counters()
+        self._running: tuple[Running, ...] = ()
+        self._counters: Sequence[Counters] = (Counters(),)
         self.handle(handler, payload_type, types=types, codec=codec)
 
     def handle(
@@ -152,7 +161,7 @@ class Consumer(Generic[T]):
 
     @property
     def subscription(self) -> Subscription:
-        """What it reads, and on which terms."""
+        """What it reads, and on which terms. Of several shards, ``source`` is the name that they have in common."""
         return self._plan.subscription
 
     @property
@@ -163,41 +172,42 @@ class Consumer(Generic[T]):
     @property
     def counters(self) -> Counters:
         """Totals since the last start."""
-        return self._counters
+        return sum(self._counters[1:], self._counters[0])
 
     @property
-    def running(self) -> Running | None:
-        """The machinery while it is started."""
+    def running(self) -> Sequence[Running]:
+        """The machinery while it is started, for each shard."""
         return self._running
 
     @property
     def in_flight(self) -> int:
         """Handlers running now."""
-        return self._running.slots.running if self._running else 0
+        return sum(running.slots.running for running in self._running)
 
     async def start(self, surroundings: Surroundings) -> None:
         """Open the broker and begin. Called by the worker. Raises ``ConnectionFailed``, ``AccessDenied``."""
-        if self._running is not None:
+        if self._running:
             raise ConfigurationError(f"{self.name} is already running; a consumer belongs to one worker at a time")
         await self.join()
-        self._running = Running(self._plan, surroundings)
-        self._counters = self._running.ledger.counters
-        self._running.start()
+        self._running = tuple(Running(plan, surroundings) for plan in self._plan.lanes())
+        self._counters = [running.ledger.counters for running in self._running]
+        for running in self._running:
+            running.start()
 
     async def join(self) -> None:
         """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
         await self.broker.open()
-        await self.broker.fetch(self.subscription, 0, 0.0)
+        for plan in self._plan.lanes():
+            await self.broker.fetch(plan.subscription, 0, 0.0)
 
     async def quiet(self) -> None:
         """Fetch no more; what is held goes on."""
-        if self._running is not None:
-            await self._running.quiet()
+        await asyncio.gather(*(running.quiet() for running in self._running))
 
     def interrupt(self) -> None:
         """Make a stop that is under way wait no longer."""
-        if self._running is not None:
-            self._running.hurry.set()
+        for running in self._running:
+            running.hurry.set()
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 running out of it is no error
         """Give back what has not begun, finish the rest within ``timeout`` seconds, release what is left.
@@ -205,16 +215,17 @@ class Consumer(Generic[T]):
         True if nothing had to be interrupted. No handler runs after it has returned (but a plain function, which
         cannot be interrupted, may still be in its thread).
         """
-        running = self._running
-        if running is None:
-            return True
         try:
-            return await running.stop(timeout)
+            return all(await asyncio.gather(*(running.stop(timeout) for running in self._running)))
         finally:
-            self._running = None
+            self._running = ()
 
 
-def _check_batch(batch: Batch | None, middleware: Sequence[ConsumeMiddleware], *, ordered: bool) -> None:
+def _check_terms(
+    timeout: float | None, batch: Batch | None, middleware: Sequence[ConsumeMiddleware], *, ordered: bool
+) -> None:
+    if timeout is not None:
+        positive("timeout, in seconds,", timeout)
     if batch is None:
         return
     if ordered:

@@ -8,9 +8,10 @@ read by the lease keeper's thread.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from msgspec.structs import replace
@@ -35,6 +36,9 @@ class Counters:
     lost: int = 0
     reclaimed: int = 0
     discarded: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def processed(self) -> int:

@@ -32,6 +32,7 @@ from .errors import (
 )
 from .message import EMPTY, Message
 from .pipeline import Middleware, compose
+from .sharding import Shards
 from .store import ForgetfulCache, IdempotencyCache
 from .telemetry import TELEMETRY, Published, Telemetry
 
@@ -78,8 +79,10 @@ class Send(Generic[T]):
 class Producer(Generic[T]):
     """Writes payloads of one type to ``stream``.
 
-    ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
-    ``expires``: that of sends that say nothing of it. ``middleware``: around every publish, first outermost; it sees the encoded ``Outgoing`` and returns the id.
+    ``shards``: streams that it is spread over, the same number as the consumers'; a key decides which one a message
+    goes to. ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
+    ``expires``: that of sends that say nothing of it. ``middleware``: around every publish, first outermost; it sees
+    the encoded ``Outgoing`` and returns the id.
     """
 
     def __init__(  # noqa: PLR0913 what users say about a producer, by keyword
@@ -88,6 +91,7 @@ class Producer(Generic[T]):
         stream: str,
         payload_type: type[T],
         *,
+        shards: int = 1,
         default_type: str = "msg",
         codec: Codec[T] | None = None,
         idempotency: Idempotency | None = None,
@@ -106,6 +110,7 @@ class Producer(Generic[T]):
         if expires is not None:
             _finite("expires", expires)
         self.broker, self.stream, self._expires = broker, stream, expires
+        self._shards = Shards(stream, shards, seed=broker.identity) if shards != 1 else None
         self._codec: Codec[T] = codec or codec_for(payload_type)
         self._default_type, self._idempotency = default_type, idempotency
         self._ttl = idempotency.ttl if idempotency is not None else 0.0
@@ -216,7 +221,8 @@ class Producer(Generic[T]):
         once = None
         if key is not None and self._idempotency is not None and self._idempotency.cache is None:
             once = self._idempotency.ttl
-        return Outgoing(destination=self.stream, message=message, delay=delay, once=once)
+        destination = self.stream if self._shards is None else self._shards.choose(key)
+        return Outgoing(destination=destination, message=message, delay=delay, once=once)
 
     def _headers(
         self, given: Mapping[str, Any] | None, delay: float, timeout: float | None, expires: float | None

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import msgspec
 
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
@@ -33,6 +35,7 @@ from .services.pruner import Pruner
 from .services.reclaimer import Reclaimer
 from .services.scheduler import Scheduler
 from .settling import Settler
+from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
@@ -95,6 +98,7 @@ class Plan:
     timeout: float | None = None
     batch: Batch | None = None
     ordered: bool = False
+    shards: int = 1
 
     @property
     def at_once(self) -> int:
@@ -105,6 +109,23 @@ class Plan:
     def name(self) -> str:
         """``stream/group``, for people."""
         return f"{self.subscription.source}/{self.subscription.group}"
+
+    def lanes(self) -> list[Plan]:
+        """A plan for each shard, which has a share of the slots: a shard that is lost or slow holds up no other."""
+        if self.shards == 1:
+            return [self]
+        names = shard_names(self.subscription.source, self.shards)
+        threads = self.options.threads and -(-self.options.threads // self.shards)
+        return [
+            replace(
+                self,
+                subscription=msgspec.structs.replace(self.subscription, source=name),
+                concurrency=-(-self.concurrency // self.shards),
+                options=replace(self.options, threads=threads),
+                shards=1,
+            )
+            for name in names
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,8 +291,7 @@ async def test_an_item_whose_lease_is_lost_does_not_count_and_its_neighbours_do(
     async with made.worker:
         while not contexts:
             await asyncio.sleep(0.01)
-        running = made.consumer.running
-        assert running is not None
+        (running,) = made.consumer.running
         running.ledger.lose(running.ledger.held[contexts[1].id])
         gate.set()
         await made.settled(2)

@@ -367,8 +367,7 @@ def test_no_cancellation_hits_anybody_but_the_handler_that_is_late(jobs: list[Jo
             assert made.consumer.counters.acked == len(done)
             reasons = {error and error.partition(":")[0] for _, error in await made.letters()}
             assert reasons <= {"HandlerTimeout", "OSError"}
-            running = made.consumer.running
-            assert running is not None
+            (running,) = made.consumer.running
             assert [task.cancelling() for task in running.slots._tasks] == [0] * slots
 
     run_virtual(program())

@@ -67,8 +67,7 @@ class House:
 
     @property
     def ledger(self) -> OrderedLedger:
-        running = self.consumer.running
-        assert running is not None
+        (running,) = self.consumer.running
         assert isinstance(running.ledger, OrderedLedger)
         return running.ledger
 
