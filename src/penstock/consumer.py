@@ -135,6 +135,7 @@ class Consumer(Generic[T]):
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
+        self._held, self._shared = False, frozenset[str]()
         self.handle(handler, payload_type, types=types, codec=codec)
 
     def handle(
@@ -192,13 +193,44 @@ class Consumer(Generic[T]):
         self._running = tuple(Running(plan, surroundings) for plan in self._plan.lanes())
         self._counters = [running.ledger.counters for running in self._running]
         for running in self._running:
-            running.start()
+            running.start(self._reasons(running.source))
 
     async def join(self) -> None:
         """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
         await self.broker.open()
         for plan in self._plan.lanes():
             await self.broker.fetch(plan.subscription, 0, 0.0)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it fetches nothing for now: paused here, or for every worker."""
+        return bool(self._reasons(self.subscription.source))
+
+    async def pause(self) -> None:
+        """Fetch no more, until ``resume``: what has not begun is given back, what runs goes on. Also before the start."""
+        self._held = True
+        await self._hold()
+
+    async def resume(self) -> None:
+        """Go on fetching, unless the stream is paused for every worker."""
+        self._held = False
+        await self._hold()
+
+    async def follow(self, paused: frozenset[str]) -> None:
+        """Pause and resume as the broker says. Called by the worker, with all streams that are paused there."""
+        self._shared = frozenset(paused)
+        await self._hold()
+
+    async def _hold(self) -> None:
+        for running in self._running:
+            reasons = self._reasons(running.source)
+            for reason in ("here", "everywhere"):
+                await running.hold(reason, on=reason in reasons)
+
+    def _reasons(self, source: str) -> set[str]:
+        """Why a stream of this consumer is paused: a shard, or all of them by the name that they have in common."""
+        everywhere = not self._shared.isdisjoint((source, self.subscription.source))
+        return {reason for reason, holds in (("here", self._held), ("everywhere", everywhere)) if holds}
 
     async def quiet(self) -> None:
         """Fetch no more; what is held goes on."""

@@ -59,6 +59,7 @@ class Ledger:
         self.parked: list[Delivery[Any]] = []
         self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
         self.wake: Callable[[], object] = _nobody
+        self.closed = False  # nothing new begins here
         self.aside = 0  # of what is held, how much waits for something else than a slot
         self.counters = Counters()
         self.done = asyncio.Event()
@@ -151,6 +152,7 @@ class Ledger:
 
     def give_back(self) -> None:
         """Give back everything that no slot has taken yet."""
+        self.closed = True
         self.release_unstarted([*self.waiting, *self.suspects])
 
     def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:

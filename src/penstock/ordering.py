@@ -47,7 +47,6 @@ class OrderedLedger(Ledger):
         self._rests: dict[str, Rest] = {}  # by id
         self._spent: dict[str, int] = {}  # executions in place that counted, by id
         self._stale: set[str] = set()  # lost, but still running
-        self._closed = False
         self.ready: deque[Delivery[Any]] = deque()  # whose turn has come
 
     def take(self) -> Delivery[Any] | None:
@@ -82,7 +81,7 @@ class OrderedLedger(Ledger):
         current = self.held.get(ident)
         if key is None or current is None:
             super().finish(delivery, outcome)
-        elif isinstance(outcome, Retry) and not self._closed and self._owners.get(key) == ident:
+        elif isinstance(outcome, Retry) and not self.closed and self._owners.get(key) == ident:
             self._rest(current, outcome)
             return
         else:
@@ -119,7 +118,6 @@ class OrderedLedger(Ledger):
 
     def give_back(self) -> None:
         """Give back everything that no slot has taken; what waits for its retry with the rest of its delay."""
-        self._closed = True
         super().give_back()
         rests = list(self._rests.items())
         waiting = [*self.ready, *(each for lane in self._lanes.values() for each in lane)]

@@ -7,8 +7,9 @@ the services recover what others left, the lease keeper renews what is held.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -39,6 +40,8 @@ from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
+
+logger = logging.getLogger("penstock")
 
 SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
 
@@ -162,6 +165,9 @@ class Running:
         self._intake_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.hurry = asyncio.Event()
+        self._reasons: set[str] = set()
+        self._holding = asyncio.Lock()
+        self._quieted = False
 
     def _make_slots(self) -> tuple[Ledger, Slots, Deadlines]:
         plan, around = self._plan, self._around
@@ -188,12 +194,39 @@ class Running:
             return ledger, OrderedSlots(ledger, executor, *parts), executor.deadlines
         return ledger, Slots(ledger, executor, *parts), executor.deadlines
 
-    def start(self) -> None:
-        """Start every part."""
+    def start(self, reasons: Iterable[str] = ()) -> None:
+        """Start every part; but with reasons to be paused, no intake."""
         self.slots.start()
         self._tasks = [self._task(self._settler.run(), "settler")]
         self.intake.answered_at = self._around.clock.monotonic()  # the broker has just let this consumer join
-        self._intake_task = self._task(self.intake.run(), "intake")
+        self._reasons.update(reasons)
+        self.intake.quiet = self.paused
+        if not self.paused:
+            self._intake_task = self._task(self.intake.run(), "intake")
+
+    @property
+    def source(self) -> str:
+        """The stream that it reads."""
+        return self._plan.subscription.source
+
+    @property
+    def paused(self) -> bool:
+        """Whether there is a reason to fetch nothing for now."""
+        return bool(self._reasons)
+
+    async def hold(self, reason: str, *, on: bool) -> None:
+        """Pause for a reason, or drop it. What has not begun is given back, what runs goes on."""
+        (self._reasons.add if on else self._reasons.discard)(reason)
+        async with self._holding:  # the last wish counts, whoever came in between
+            if self._quieted or self.intake.quiet == self.paused:
+                return
+            logger.info("%s %s", self._plan.name, "paused" if self.paused else "goes on")
+            if self.paused:
+                await self._halt()
+                self.ledger.give_back()
+            else:
+                self.intake.quiet = self.ledger.closed = False
+                self._intake_task = self._task(self.intake.run(), "intake")
 
     def accept(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Take deliveries in and wake a slot."""
@@ -244,7 +277,12 @@ class Running:
         return LeaseKeeper(self._plan.broker, subscription.source, subscription.lease, held, lost)
 
     async def quiet(self) -> None:
-        """Stop the intake, wherever it is; a cancelled fetch loses nothing."""
+        """Stop the intake, wherever it is, for good."""
+        self._quieted = True
+        await self._halt()
+
+    async def _halt(self) -> None:
+        """Stop the intake; a cancelled fetch loses nothing."""
         self.intake.quiet = True
         if self._intake_task is not None:
             self._intake_task.cancel()

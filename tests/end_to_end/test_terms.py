@@ -113,3 +113,23 @@ async def test_a_retry_that_waits_in_place_outlives_the_worker(stage: Stage) -> 
     await stage.work(stage.consumer(dict, handle, ordered=True, retry=policy))
     await stage.until_empty()
     assert attempts == [0, 1, 2, 3]
+
+
+async def test_a_stream_is_paused_for_every_worker_until_it_is_resumed(stage: Stage) -> None:
+    ran = list[int]()
+
+    async def handle(job: dict[str, int]) -> None:
+        ran.append(job["n"])
+
+    workers = [await stage.work(stage.consumer(dict, handle)) for _ in range(2)]
+    async with Inspector(stage.broker()) as inspector:
+        assert await inspector.pause(stage.stream)
+        await stage.until(lambda: all(worker.consumers[0].paused for worker in workers))
+        await stage.producer().send_many([{"n": n} for n in range(10)])
+        late = await stage.work(stage.consumer(dict, handle))
+        assert late.consumers[0].paused
+        assert ((await stage.stats()).size, ran) == (10, [])
+        assert [worker.ready for worker in (*workers, late)] == [True] * 3
+        assert await inspector.resume(stage.stream)
+        await stage.until_empty()
+    assert sorted(ran) == list(range(10))
