@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from .checks import at_least_one, not_negative
 from .context import Context, enter
-from .deadlines import limit
+from .deadlines import Watch, limit
 from .errors import WrongReturn
 from .executor import Executor, cancelled_from_outside
 from .outcome import ACK, DeadLetter, Outcome
@@ -58,7 +58,8 @@ class BatchExecutor(Executor):
         seconds = min((each for each in limits if each is not None), default=None)
         if seconds is None:
             return await self._called(route, arguments)
-        with self.deadlines.watch(seconds, tuple(contexts), threaded=route.threaded):
+        task = None if route.threaded else asyncio.current_task()
+        with Watch(self.deadlines, seconds, tuple(contexts), task):
             return await self._called(route, arguments)
 
     def _accept_all(self, contexts: Sequence[Context], result: Any) -> list[Outcome]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .clock import Clock
 from .context import Context
@@ -36,28 +36,22 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._running: set[Watch] = set()
+        self.running: set[Watch] = set()
         self._timer: asyncio.Task[None] | None = None
         self._wakes_at = NEVER
 
-    def watch(self, seconds: float, contexts: Sequence[Context], *, threaded: bool) -> Watch:
-        """A deadline ``seconds`` from when it is entered, for what runs inside it on this task."""
-        return Watch(self, seconds, contexts, None if threaded else asyncio.current_task())
-
     def begin(self, watch: Watch) -> None:
-        """Have an eye on it."""
-        watch.deadline = self._clock.monotonic() + watch.seconds
-        self._running.add(watch)
-        if watch.deadline < self._wakes_at:
+        """Have an eye on it from now on."""
+        watch.deadline = deadline = self._clock.monotonic() + watch.seconds
+        self.running.add(watch)
+        if deadline < self._wakes_at:
             self.close()
-            self._wakes_at = watch.deadline
+            self._wakes_at = deadline
             self._timer = asyncio.create_task(self._run(), name="deadlines")
 
-    def end(self, watch: Watch) -> None:
-        """It is over, in whatever way."""
-        self._running.discard(watch)
-        if watch.fired:
-            watch.late = self._clock.monotonic() - watch.expired_at
+    def late(self, watch: Watch) -> float:
+        """Seconds since its deadline."""
+        return self._clock.monotonic() - watch.expired_at
 
     def close(self) -> None:
         """Stop the timer."""
@@ -67,7 +61,7 @@ class Deadlines:
 
     async def _run(self) -> None:
         """Sleep until the earliest deadline, again and again, while anything runs under one."""
-        clock, running = self._clock, self._running
+        clock, running = self._clock, self.running
         while (earliest := min((watch.deadline for watch in running), default=NEVER)) < NEVER:
             self._wakes_at = earliest
             await clock.sleep(max(earliest - clock.monotonic(), TICK))
@@ -78,34 +72,38 @@ class Deadlines:
 
 
 class Watch:
-    """One execution under a deadline, as a context manager. Raises ``HandlerTimeout`` in place of its cancellation."""
+    """One execution under a deadline, as a context manager. Raises ``HandlerTimeout`` in place of its cancellation.
 
-    __slots__ = ("_before", "_contexts", "_deadlines", "_task", "deadline", "expired_at", "fired", "late", "seconds")
+    ``task``: what to cancel; ``None`` for a thread. Made for each message, so it does no more than it must.
+    """
+
+    __slots__ = ("_contexts", "_deadlines", "_task", "deadline", "expired_at", "fired", "seconds")
 
     def __init__(
-        self, deadlines: Deadlines, seconds: float, contexts: Sequence[Context], task: asyncio.Task[Any] | None
+        self, deadlines: Deadlines, seconds: float, contexts: tuple[Context, ...], task: asyncio.Task[Any] | None
     ) -> None:
         self._deadlines, self.seconds, self._contexts, self._task = deadlines, seconds, contexts, task
-        self._before = 0 if task is None else task.cancelling()
-        self.deadline, self.expired_at, self.late, self.fired = NEVER, NEVER, 0.0, False
+        self.fired = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self._deadlines.begin(self)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._deadlines.end(self)
-        if not self.fired:
+        self._deadlines.running.discard(self)
+        if not self.fired or self._task is None:
             return
-        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
-        # Taken back whatever the handler made of it: the next job on this slot must not see it
-        if self._task is not None and self._task.uncancel() <= self._before and cancelled:
-            raise HandlerTimeout(f"the handler ran for longer than {self.seconds:g} s") from error
-        if self._task is not None and error is None:
+        # Taken back whatever the handler made of it: the next job on this slot must not see it. One that is left is a
+        # stop's, which may have come before this execution as well.
+        left = self._task.uncancel()
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            if not left:
+                raise HandlerTimeout(f"the handler ran for longer than {self.seconds:g} s") from error
+        elif error is None:
             text = "finished %.1f s after its timeout of %g s; what it came to counts"
-            logger.warning(text, self.late, self.seconds, extra=self._contexts[0].fields())
+            late = self._deadlines.late(self)
+            logger.warning(text, late, self.seconds, extra=self._contexts[0].fields())
 
     def fire(self, now: float) -> None:
         """The deadline has passed; or, the second time, what was cancelled is still there."""

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from .checks import at_least_one, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
-from .deadlines import EXPIRES_AT, Deadlines, has_expired, limit
+from .deadlines import EXPIRES_AT, Deadlines, Watch, has_expired, limit
 from .errors import (
     DecodeError,
     HandlerError,
@@ -110,8 +110,8 @@ class Executor:
         """The outcome of one delivery. Raises nothing but ``CancelledError`` when the slot itself is cancelled."""
         message = delivery.message
         route = self.registry.resolve(message.type)
-        doubtful = delivery.defect or delivery.count > 1 or message.headers
-        if route is None or doubtful or len(message.body) > self.limits.max_body:
+        doubtful = delivery.count > 1 or message.headers or delivery.defect
+        if doubtful or route is None or len(message.body) > self.limits.max_body:
             refusal = self._refuse(delivery, route)
             if refusal is not None or route is None:
                 return refusal or Release(UNKNOWN_TYPE_PAUSE)
@@ -163,11 +163,14 @@ class Executor:
     async def _run(self, route: Route, payload: Any, context: Context) -> Any:
         """Call the handler, under its deadline if it has one: the middleware's own time does not count."""
         arguments = (payload, context) if route.wants_context else (payload,)
-        seconds = limit(self.timeout, context.headers)
+        seconds = limit(self.timeout, context.headers) if context.headers else self.timeout
         if seconds is None:
             return await self._called(route, arguments)
-        with self.deadlines.watch(seconds, (context,), threaded=route.threaded):
-            return await self._called(route, arguments)
+        if route.threaded:
+            with Watch(self.deadlines, seconds, (context,), None):
+                return await self._called(route, arguments)
+        with Watch(self.deadlines, seconds, (context,), asyncio.current_task()):
+            return await route.call(*arguments)
 
     async def _called(self, route: Route, arguments: tuple[Any, ...]) -> Any:
         if not route.threaded:

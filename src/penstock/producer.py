@@ -138,7 +138,9 @@ class Producer(Generic[T]):
         ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
         """
         await self.broker.open()
-        outgoing = self._outgoing(payload, type, key, delay, self._headers(headers, delay, timeout, expires))
+        if headers or timeout is not None or expires is not None or self._expires is not None:
+            headers = self._headers(headers, delay, timeout, expires)
+        outgoing = self._outgoing(payload, type, key, delay, headers or EMPTY)
         return await self._one(outgoing)
 
     async def send_many(

@@ -18,7 +18,7 @@ from penstock import Consumer, Context, Options, Outcome, Producer, Retry, Retry
 from penstock.broker import Outgoing
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.clock import Clock
-from penstock.deadlines import TICK, Deadlines
+from penstock.deadlines import TICK, Deadlines, Watch
 from penstock.errors import ConfigurationError, EncodeError, HandlerTimeout, LostLease
 from penstock.message import Message
 from penstock.telemetry import Finished, Telemetry
@@ -381,13 +381,13 @@ def test_no_cancellation_hits_anybody_but_the_handler_that_is_late(jobs: list[Jo
 
 @virtual
 async def test_handlers_that_end_in_time_leave_the_timer_alone() -> None:
-    deadlines = Deadlines(VirtualClock())
-    with deadlines.watch(60.0, (), threaded=False):
+    deadlines, task = Deadlines(VirtualClock()), asyncio.current_task()
+    with Watch(deadlines, 60.0, (), task):
         timer = deadlines._timer
     for _ in range(1000):
-        with deadlines.watch(60.0, (), threaded=False):
+        with Watch(deadlines, 60.0, (), task):
             assert deadlines._timer is timer
-    assert not deadlines._running
+    assert not deadlines.running
     await asyncio.sleep(61)
     assert deadlines._timer is None
 
