@@ -218,7 +218,10 @@ class SupportsTrim(Protocol):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker process, as it reports itself. Times are seconds since the epoch, ``rss`` bytes."""
+    """A worker process, as it reports itself. Times are seconds since the epoch, ``rss`` bytes.
+
+    ``paused``: those of ``consumers`` that fetch nothing for now.
+    """
 
     identity: str
     host: str
@@ -231,6 +234,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     quiet: bool
     rss: int
     version: str
+    paused: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -247,6 +251,23 @@ class SupportsPresence(Protocol):
 
     async def processes(self) -> Sequence[Presence]:
         """The workers that are alive."""
+        ...
+
+
+@runtime_checkable
+class SupportsPause(Protocol):
+    """Remembers which streams are paused, for every worker to see. It goes on taking and handing out messages."""
+
+    async def pause(self, source: str) -> bool:
+        """Ask all workers to fetch no more from ``source``; false if it was paused already. Idempotent."""
+        ...
+
+    async def resume(self, source: str) -> bool:
+        """Let them go on; false if it was not paused. Idempotent."""
+        ...
+
+    async def paused(self) -> frozenset[str]:
+        """The names of the streams that are paused."""
         ...
 
 

@@ -70,7 +70,10 @@ class Intake:
         """How many more messages may be taken in now."""
         if self.quiet:
             return 0
-        return min(self._target - len(self._ledger.held), self._most)
+        ledger = self._ledger
+        # What waits for its turn takes no slot's place, within limits
+        aside = ledger.aside and min(ledger.aside, self._prefetch.most, int(PREFETCH_BYTES / (self._average_size or 1)))
+        return min(self._target - len(ledger.held) + aside, self._most)
 
     async def run(self) -> None:
         """Fetch until cancelled, or quiet: some client might swallow the cancellation."""

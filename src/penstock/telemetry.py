@@ -14,7 +14,7 @@ import msgspec
 
 logger = logging.getLogger("penstock")
 
-OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release"]
+OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release", "discard"]
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -35,7 +35,9 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A delivery has its outcome. ``seconds`` is the time from start to outcome; ``reason`` that of a dead letter."""
+    """A delivery has its outcome. ``seconds`` is the time from start to outcome; ``reason`` that of a
+    dead letter or of what was discarded unrun.
+    """
 
     stream: str
     group: str

@@ -44,6 +44,7 @@ PROTOCOLS = {
     port.SupportsReclaim: "lapsed leases are taken over by the workers' reclaimer",
     port.SupportsTrim: "the workers' pruner sweeps up after owners long gone",
     port.SupportsPresence: "keeps the list of living workers that `penstock stats` shows",
+    port.SupportsPause: "keeps the list of paused streams, for `penstock pause` and `penstock resume`",
     port.SupportsInspect: "sizes, peek, dead letters, requeue, purge",
     port.SupportsDiagnosis: "`penstock doctor` can tell of unsafe settings",
 }

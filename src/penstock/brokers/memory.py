@@ -104,6 +104,19 @@ class MemoryBroker:
     async def purge(self, source: str) -> int:
         return self._system.purge(source)
 
+    async def pause(self, source: str) -> bool:
+        was = source in self._system.paused
+        self._system.paused.add(source)
+        return not was
+
+    async def resume(self, source: str) -> bool:
+        was = source in self._system.paused
+        self._system.paused.discard(source)
+        return was
+
+    async def paused(self) -> frozenset[str]:
+        return frozenset(self._system.paused)
+
     def _publish(self, item: Outgoing) -> str:
         system, message = self._system, item.message
         ident, now = system.new_id(), system.clock.time()

@@ -4,7 +4,7 @@
 metric                                        kind       labels
 ============================================  =========  =======================================================
 ``penstock_produced_total``                   counter    stream, type
-``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release)
+``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release, discard)
 ``penstock_retry_scheduled_total``            counter    stream, group, type
 ``penstock_dlq_total``                        counter    stream, group, type, reason
 ``penstock_claimed_total``                    counter    stream, group

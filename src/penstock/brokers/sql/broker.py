@@ -180,6 +180,15 @@ class SqlBroker:
     async def processes(self) -> Sequence[Presence]:
         return await self._read(lambda conn: inspection.processes(conn, self._schema, self._clock.time()))
 
+    async def pause(self, source: str) -> bool:
+        return await self._runner.run(lambda conn: inspection.pause(conn, self._schema, source, self._clock.time()))
+
+    async def resume(self, source: str) -> bool:
+        return await self._runner.run(lambda conn: inspection.resume(conn, self._schema, source))
+
+    async def paused(self) -> frozenset[str]:
+        return await self._read(lambda conn: inspection.paused(conn, self._schema))
+
     async def sources(self) -> Sequence[str]:
         return await self._read(lambda conn: inspection.sources(conn, self._schema))
 
