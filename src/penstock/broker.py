@@ -201,7 +201,17 @@ class SupportsReclaim(Protocol[R]):
 
         Only those handed over more than ``above`` times so far and, with ``below``, fewer than ``below`` times.
         Never touches what is alive. Acks ghosts (leased, but deleted from the system) away.
+        ``Delivery.predecessor`` says whose lease it was.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsGhosts(Protocol):
+    """Lets others delete messages that are leased or handed back, and notices."""
+
+    async def ghosts(self, subscription: Subscription) -> int:
+        """How many such messages were found gone, and acked away, since this was last asked. No I/O."""
         ...
 
 

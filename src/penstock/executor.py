@@ -147,7 +147,7 @@ class Executor:
         if delivery.defect:
             return DeadLetter("undecodable", DecodeError(delivery.defect))
         if delivery.count > 1 and delivery.attempt >= self.policy.max_attempts:
-            return DeadLetter("poison", meta={"deliveries": delivery.count, "attempts": delivery.attempt})
+            return DeadLetter("poison", meta=_crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
             return DeadLetter("tooLarge", PayloadTooLarge(text))
@@ -191,6 +191,13 @@ class Executor:
             text = "a backoff must answer a number of seconds, not %r; using the default backoff"
             logger.error(text, outcome.delay, extra=context.fields())
         return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
+
+
+def _crashes(delivery: Delivery[Any]) -> dict[str, Any]:
+    """What is known of the crashes of a message, for who looks at its dead letter."""
+    known: dict[str, Any] = {"deliveries": delivery.count, "attempts": delivery.attempt}
+    last = delivery.predecessor
+    return known if last is None else {**known, "lastOwner": last.owner, "silentSeconds": round(last.silent, 3)}
 
 
 def _called(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -227,8 +227,8 @@ class Running:
 
     @property
     def healthy(self) -> bool:
-        """Whether the broker answered the last fetch."""
-        return self.intake.answered_at is not None and not self.intake.down
+        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched."""
+        return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
 
     def _outage(self, role: str) -> OutageLog:
         around = self._around

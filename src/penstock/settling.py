@@ -35,6 +35,11 @@ class Settler:
         self._broker, self._ledger, self._clock = broker, ledger, clock
         self._telemetry, self._outage = telemetry, outage
 
+    @property
+    def down(self) -> bool:
+        """Whether the last settlement could not reach the broker."""
+        return self._outage.down
+
     async def run(self) -> None:
         """Settle until cancelled."""
         ledger = self._ledger

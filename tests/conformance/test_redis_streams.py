@@ -9,6 +9,7 @@ import pytest
 
 from penstock.broker import Broker
 from penstock.brokers.redis_streams import RedisStreamsBroker
+from penstock.message import Message
 from penstock.testing.conformance import BrokerConformance
 from tests.servers.redis_server import Server
 
@@ -28,6 +29,10 @@ class _RedisStreams(BrokerConformance):
 
     async def forget_everything(self) -> bool:
         self.server.call("FLUSHALL")
+        return True
+
+    async def delete_entry(self, source: str, message: Message) -> bool:
+        self.server.call("XDEL", source, message.id)
         return True
 
     async def write_garbage(self, source: str) -> bool:

@@ -42,6 +42,7 @@ CAPABILITIES = {
 PROTOCOLS = {
     port.SupportsSchedule: "delayed messages are moved by a scheduler, inside workers or as `RetryDaemon`",
     port.SupportsReclaim: "lapsed leases are taken over by the workers' reclaimer",
+    port.SupportsGhosts: "others may delete messages under a lease; it counts them",
     port.SupportsTrim: "the workers' pruner sweeps up after owners long gone",
     port.SupportsPresence: "keeps the list of living workers that `penstock stats` shows",
     port.SupportsInspect: "sizes, peek, dead letters, requeue, purge",

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ..broker import FOREVER, Capabilities, DeadMessage, Outgoing, Settlement, StreamStats, Subscription
 from ..clock import wait_until
-from ..message import Delivery, Message
+from ..message import Delivery, Message, Predecessor
 from ..outcome import Ack, DeadLetter, Release, Retry
 from .memory_system import Entry, Group, MemorySystem
 
@@ -67,7 +67,7 @@ class MemoryBroker:
             for receipt, entry in group.leased.items()
             if entry.deadline <= now and above < entry.count < (below or FOREVER)
         ]
-        return [self._lease(subscription, group, group.leased.pop(receipt)) for receipt in lapsed[:limit]]
+        return [self._take_over(subscription, group, group.leased.pop(receipt), now) for receipt in lapsed[:limit]]
 
     async def settle(self, settlements: Sequence[Settlement[int]]) -> Sequence[Delivery[int]]:
         return [item.delivery for item in settlements if not self._settle(item)]
@@ -115,6 +115,10 @@ class MemoryBroker:
             system.once[slot] = (now + item.once, ident)
         system.add(item.destination, Entry(replace(message, id=ident)), item.delay)
         return ident
+
+    def _take_over(self, subscription: Subscription, group: Group, entry: Entry, now: float) -> Delivery[int]:
+        last = Predecessor(entry.owner, now - entry.deadline + subscription.lease)
+        return replace(self._lease(subscription, group, entry), predecessor=last)
 
     def _lease(self, subscription: Subscription, group: Group, entry: Entry) -> Delivery[int]:
         receipt = next(self._system.serial)

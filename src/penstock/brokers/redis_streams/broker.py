@@ -116,6 +116,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
     ) -> Sequence[Delivery[Receipt]]:
         return await self._reader(subscription).reclaim(min(limit, MAX_BATCH), above, below)
 
+    async def ghosts(self, subscription: Subscription) -> int:
+        reader = self._reader(subscription)
+        count, reader.ghosts = reader.ghosts, 0
+        return count
+
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         clock, keep = self._clock, self.options.keeps
         lost: list[Delivery[Receipt]] = []

@@ -20,7 +20,7 @@ from ...broker import Subscription
 from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
 from ...errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed
-from ...message import Delivery, Message
+from ...message import Delivery, Message, Predecessor
 from .options import Keys, Receipt, RedisStreamsOptions
 from .scripts import CLAIM, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
@@ -63,7 +63,7 @@ class GroupReader:
         self._made = self.closing = False
         self._look_at = float("-inf")
         self._born = clock.monotonic()
-        self._recoveries = 0
+        self._recoveries = self.ghosts = 0
         self._plain = True  # the last message had no headers of its own, so try the fast way first
         self._cut_off: list[int] = []
 
@@ -160,12 +160,13 @@ class GroupReader:
         source, group = self._names
         start = self._clock.monotonic()
         try:
-            entries, _ = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
+            entries, ghosts = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
         except ReplyError as error:
             if error.code not in GONE:
                 raise
             await self._make_group()
             return []
+        self.ghosts += ghosts
         return await self._deliver(entries, start) if entries else []
 
     async def _recover(self) -> None:
@@ -213,14 +214,14 @@ class GroupReader:
     # ---------------------------------------------------------------------------------------------------- deliveries
 
     async def _deliver(self, entries: Iterable[Sequence[Any]], start: float) -> list[Delivery[Receipt]]:
-        """Entries as ``[id, fields]`` or ``[id, fields, count]`` → deliveries, without what is meant for others."""
+        """Entries as ``[id, fields]`` or as the claim script says → deliveries, without what is meant for others."""
         membership = self.membership
         deadline = membership.deadline(start, membership.subscription.lease)
         source, group = self._names
         held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
         for entry in entries:
             ident, fields, defect, message = entry[0].decode(), entry[1], None, None
-            count = entry[2] if len(entry) > 2 else 1
+            count, last = (entry[2], _predecessor(entry)) if len(entry) > 2 else (1, None)
             if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
                 receipt = Receipt(deadline, fields[1])
                 if self._plain:
@@ -239,7 +240,15 @@ class GroupReader:
                     message = Message(id=ident, type="", body=pick(fields)[1] or b"")
             held[ident] = receipt
             found.append(
-                Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
+                Delivery(
+                    message=message,
+                    source=source,
+                    group=group,
+                    receipt=receipt,
+                    count=count,
+                    defect=defect,
+                    predecessor=last,
+                )
             )
         if others:
             await self._pass_by(others)
@@ -251,3 +260,9 @@ class GroupReader:
         keep = int(self._options.keeps)
         keys = [source, self.membership.delayed, Keys.dead(source)]
         await self._client.run(SETTLE, keys, [group, self._owner, 0, keep, len(ids), *ids])
+
+
+def _predecessor(entry: Sequence[Any]) -> Predecessor | None:
+    """Whose lease lapsed; nobody's, if the entry was handed back."""
+    owner = entry[3].decode("utf-8", "backslashreplace")
+    return None if owner == RELEASED else Predecessor(owner, entry[4] / 1000)

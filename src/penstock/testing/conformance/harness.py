@@ -40,6 +40,10 @@ class Harness:
         """Wipe the system behind the brokers' backs (``FLUSHALL``); false if that is impossible."""
         return False
 
+    async def delete_entry(self, source: str, message: Message) -> bool:
+        """Delete a message as somebody with access to the system may; false if nobody may."""
+        return False
+
     async def write_garbage(self, source: str) -> bool:
         """Put an entry that no driver can read where messages lie; false if the system has no such thing."""
         return False
