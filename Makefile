@@ -16,7 +16,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance bench bench-peers docs check pins clean
+.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance faults bench bench-peers docs check pins clean
 
 help: ## list what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,11 @@ simulate: setup ## live through many worlds from seeds; SEEDS=5000, or SEEDS=500
 endurance: setup servers ## crashes, stops and long handlers at full size: 50 000 jobs, a minute in a handler, 40 rounds
 	PENSTOCK_E2E_JOBS=50000 PENSTOCK_E2E_LONG=60 PENSTOCK_E2E_ROUNDS=40 $(BIN)/pytest -ra -s --timeout 900 \
 	  tests/end_to_end/test_crashes.py tests/end_to_end/test_stopping.py tests/end_to_end/test_long_handlers.py $(ARGS)
+
+faults: setup servers ## kill workers and servers, cut networks, 50 000 jobs each; renews the table in the docs
+	PENSTOCK_FAULT_JOBS=$(or $(PENSTOCK_FAULT_JOBS),50000) PENSTOCK_FAULT_BLACKHOLE=$(or $(PENSTOCK_FAULT_BLACKHOLE),60) PENSTOCK_FAULT_SERVERS=all \
+	  PENSTOCK_FAULT_RESULTS=docs/reference/faults.json $(BIN)/pytest -ra -s tests/faults $(ARGS)
+	$(BIN)/python -m tests.docs.generate
 
 bench: $(VENV)/dev.stamp servers ## measure, each figure beside a bare client's in the same run
 	$(BIN)/python -m benchmarks.core $(ARGS)

@@ -53,6 +53,7 @@ class Ledger:
         self.settling: set[str] = set()
         self.parked: list[Delivery[Any]] = []
         self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
+        self.on_lost: Callable[[Delivery[Any]], object] = lambda _: None
         self.counters = Counters()
         self.done = asyncio.Event()
         self.room = asyncio.Event()
@@ -92,7 +93,8 @@ class Ledger:
         if ident in self.settling:
             self.parked.append(new)
             return False
-        self.lose(old)
+        if self.lose(old):
+            self.on_lost(old)
         return True
 
     def finish(self, delivery: Delivery[Any], outcome: Outcome) -> None:

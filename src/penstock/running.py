@@ -132,6 +132,7 @@ class Running:
             outage=self._outage("intake"),
         )
         self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self.ledger.on_lost = self._settler.lost
         self._intake_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.hurry = asyncio.Event()

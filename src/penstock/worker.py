@@ -77,7 +77,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer has an answer from its broker and none is in an outage."""
+        """Whether every consumer has an answer from its broker, and none is unable to fetch or settle."""
         return not self._quiet and all(c.running is not None and c.running.healthy for c in self.consumers)
 
     async def __aenter__(self) -> Self:

@@ -7,6 +7,7 @@ between ``<!-- generated: name -->`` and ``<!-- end: name -->``; the rest of the
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -205,6 +206,26 @@ def _is_option(parameter: click.Parameter) -> TypeGuard[click.Option]:
     return isinstance(parameter, click.Option) and not parameter.hidden
 
 
+def faults() -> str:
+    """What ``make faults`` saw at its last run."""
+    rows = [
+        (
+            row["fault"],
+            row["server"],
+            f"{row['sent']:,}",
+            row["lost"] - row["lost_by_server"],
+            f"{row['lost_by_server']:,}" if row["lost_by_server"] else 0,
+            "<br>".join(f"{count:,}: {why}" for why, count in sorted(row["twice"].items())) or 0,
+            row["resumed"],
+            "stays green" if row["red"] is None else f"{row['red']} / {row['green']}",
+            row["lines"][0],
+        )
+        for row in json.loads((REFERENCE / "faults.json").read_text(encoding="utf-8"))
+    ]
+    head = ["fault", "server", "jobs", "lost", "lost by the server", "run again, and why", "work goes on after"]
+    return table([*head, "red after / green after", "log lines"], rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "capabilities": capabilities,
     "protocols": protocols,
@@ -215,6 +236,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "settings": settings,
     "commands": commands,
+    "faults": faults,
 }
 
 

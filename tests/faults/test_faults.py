@@ -25,9 +25,7 @@ JOBS = int(os.environ.get("PENSTOCK_FAULT_JOBS", "600"))
 BLACKHOLE = float(os.environ.get("PENSTOCK_FAULT_BLACKHOLE", "2.5"))
 RESULTS = os.environ.get("PENSTOCK_FAULT_RESULTS")
 LEASE = 1.0 if JOBS < 10_000 else 3.0
-SIZES = Sizes(
-    jobs=JOBS, lease=LEASE, outage=1.5 * LEASE, blackhole=BLACKHOLE, patience=60.0 + BLACKHOLE + JOBS / 200
-)
+SIZES = Sizes(jobs=JOBS, lease=LEASE, outage=1.5 * LEASE, blackhole=BLACKHOLE, patience=60.0 + BLACKHOLE + JOBS / 200)
 EVERY = os.environ.get("PENSTOCK_FAULT_SERVERS") == "all"
 KINDS = ("redis", "valkey")
 RUNS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from tests.end_to_end.fleet import Line, Member
@@ -74,7 +75,7 @@ def explained(stage: Stage) -> dict[tuple[int, int], str]:
         ended[line.number].append(line)
     runs, found = stage.fleet.executions(), dict[tuple[int, int], str]()
     for number, starts in runs.items():
-        for place, (before, again) in enumerate(zip(starts, starts[1:], strict=False), 1):
+        for place, (before, again) in enumerate(pairwise(starts), 1):
             if before.pid in stage.fleet.killed:
                 why = "its worker was killed"
             elif before.ident in told or again.ident in told:

@@ -82,6 +82,7 @@ class PrometheusMetrics:
         self._dead = counter("dlq_total", "Messages dead-lettered", *OF_MESSAGE, "reason")
         self._claimed = counter("claimed_total", "Deliveries taken over from dead workers", "stream", "group")
         self._ghosts = counter("lost_payload_total", "Messages deleted while they were leased", "stream", "group")
+        self._of_group = {telemetry.Reclaimed: self._claimed, telemetry.LostPayload: self._ghosts}
         self._promoted = counter("promoted_total", "Delayed messages that became due", "stream")
         self._lost = counter("lease_lost_total", "Leases lost to another worker", *OF_MESSAGE)
         self._outages = counter("outages_total", "Times a broker became unreachable", "role", "stream")
@@ -108,10 +109,8 @@ class PrometheusMetrics:
                 self._produced.labels(stream, type_).inc(count)
             case telemetry.LeaseLost(stream, group, type_, _):
                 self._lost.labels(stream, group, type_).inc()
-            case telemetry.Reclaimed(stream, group, count):
-                self._claimed.labels(stream, group).inc(count)
-            case telemetry.LostPayload(stream, group, count):
-                self._ghosts.labels(stream, group).inc(count)
+            case telemetry.Reclaimed(stream, group, count) | telemetry.LostPayload(stream, group, count):
+                self._of_group[type(event)].labels(stream, group).inc(count)
             case telemetry.Promoted(stream, count):
                 self._promoted.labels(stream).inc(count)
             case telemetry.Outage(role, stream, ended):
