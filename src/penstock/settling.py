@@ -142,19 +142,19 @@ class Settler:
         if self._telemetry:
             self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
 
+    def _perhaps_lost(self, delivery: Delivery[Any]) -> None:
+        """An earlier try may have been applied before the connection broke; then nothing is lost at all."""
+        message = delivery.message
+        extra = {"stream": delivery.source, "type": message.type, "id": message.id}
+        logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
+
     def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters
         if lost:
             gone = {id(delivery) for delivery in lost}
             for item in batch:
-                if id(item.delivery) not in gone:
-                    continue
-                if uncertain:
-                    # An earlier try may have been applied before the connection broke; then nothing is lost at all.
-                    text = "settled before the connection broke, or the lease was lost meanwhile"
-                    logger.info(text, extra=_fields(item))
-                else:
-                    self.lost(item.delivery)
+                if id(item.delivery) in gone:
+                    (self._perhaps_lost if uncertain else self.lost)(item.delivery)
             batch = [item for item in batch if id(item.delivery) not in gone]
         others = [item for item in batch if type(item.outcome) is not Ack]
         counters.acked += len(batch) - len(others)
