@@ -3,6 +3,7 @@
 ``redis_server``, ``valkey_server``: one of each for the whole run; for tests that need that very server.
 ``redis_url``: runs the test on both, each time with an empty database. What most tests want.
 ``durable_server``: both again, but a server of the test's own, to ``kill()``, ``restart()`` and ``start()``.
+``redis_cluster``, ``valkey_cluster``, ``redis_sentinels``, ``valkey_sentinels``, ``tls_server``: one for the whole run.
 
 A server that cannot be had skips the test and says why; with ``CI=true`` or ``PENSTOCK_REQUIRE_SERVERS=1`` it fails.
 """
@@ -10,12 +11,19 @@ A server that cannot be had skips the test and says why; with ``CI=true`` or ``P
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import NoReturn
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import pytest
 
+from tests.servers.redis_cluster import OwnCluster
+from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
+from tests.servers.redis_tls import TLSServer
+
+S = TypeVar("S", OwnCluster, OwnSentinels, TLSServer)
 
 # The suite that we ship is made of assertions too: a failing one shows its values
 pytest.register_assert_rewrite("penstock.testing")
@@ -29,6 +37,33 @@ def redis_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[Server]:
     yield from _for_the_session("valkey")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[OwnCluster]:
+    yield from started("redis", OwnCluster)
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[OwnCluster]:
+    yield from started("valkey", OwnCluster)
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels() -> Iterator[OwnSentinels]:
+    yield from started("redis", OwnSentinels)
+
+
+@pytest.fixture(scope="session")
+def valkey_sentinels() -> Iterator[OwnSentinels]:
+    yield from started("valkey", OwnSentinels)
+
+
+@pytest.fixture(scope="session")
+def tls_server() -> Iterator[TLSServer]:
+    if shutil.which("openssl") is None:
+        _do_without(ServerUnavailableError("openssl, which makes the certificate, is not installed"))
+    yield from started("redis", TLSServer)
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -60,6 +95,19 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+def started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:
+    """Servers for as long as a fixture needs them."""
+    try:
+        servers = make(find_binary(kind))
+    except ServerUnavailableError as missing:
+        _do_without(missing)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
 
 
 def _for_the_session(kind: str) -> Iterator[Server]:

@@ -7,6 +7,9 @@ URL                                   broker                                    
 ``sqlite:///file.db`` · ``sqlite://``  one SQLite file; without a file, memory        ``sqlite``
 ``redis://`` ``rediss://`` ``unix://``  Redis Streams                                 ``redis``
 ``valkey://`` ``valkeys://``          Valkey Streams                                 ``redis``
+``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
+``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
+``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
 ====================================  =============================================  ==================
 """
 
@@ -17,14 +20,17 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from .broker import Broker
+from .clients.redis_address import REDIS_SCHEMES
 from .errors import InvalidURL
 from .store import Store
 
 if TYPE_CHECKING:
     from .brokers.memory_system import MemorySystem
 
-REDIS = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
-SCHEMES = "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://"
+SCHEMES = (
+    "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
+    " redis+sentinel://, glide://, glide+cluster://"
+)
 
 _systems: dict[str, MemorySystem] = {}
 
@@ -42,7 +48,7 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sql import SqlBroker
 
         return SqlBroker.from_url(url, **options)
-    if scheme in REDIS:
+    if scheme in REDIS_SCHEMES:
         from .brokers.redis_streams import RedisStreamsBroker
 
         return RedisStreamsBroker.from_url(url, **options)
@@ -60,7 +66,7 @@ def open_store(url: str) -> Store:
         from .stores.sql import SqlStore
 
         return SqlStore.from_url(url)
-    if scheme in REDIS:
+    if scheme in REDIS_SCHEMES:
         from .stores.redis import RedisStore
 
         return RedisStore.from_url(url)

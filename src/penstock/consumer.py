@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -15,6 +16,7 @@ from .pipeline import ConsumeMiddleware
 from .registry import Handler, Registry
 from .retry import RetryPolicy
 from .running import Claim, Options, Plan, Running, Surroundings
+from .sharding import shard_names
 
 T = TypeVar("T")
 
@@ -24,7 +26,8 @@ class Consumer(Generic[T]):
 
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
-    thread. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
+    thread. ``shards``: streams that ``stream`` is spread over, as its producers say; the slots are divided
+    among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
     ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
@@ -37,6 +40,7 @@ class Consumer(Generic[T]):
         *,
         group: str = "default",
         concurrency: int = 10,
+        shards: int = 1,
         retry: RetryPolicy | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
@@ -53,10 +57,13 @@ class Consumer(Generic[T]):
             )
         if not stream or not group:
             raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
+        shard_names(stream, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
         instance("options", options, Options)
+        if shards > 1 and options.delayed is not None:
+            raise ConfigurationError("several shards cannot share one set of delayed messages: leave delayed= out")
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -71,9 +78,10 @@ class Consumer(Generic[T]):
             concurrency=concurrency,
             claim=claim,
             options=options,
+            shards=shards,
         )
-        self._running: Running | None = None
-        self._counters = Counters()
+        self._running: tuple[Running, ...] = ()
+        self._counters: Sequence[Counters] = (Counters(),)
         self.handle(handler, payload_type, types=types, codec=codec)
 
     def handle(
@@ -100,7 +108,7 @@ class Consumer(Generic[T]):
 
     @property
     def subscription(self) -> Subscription:
-        """What it reads, and on which terms."""
+        """What it reads, and on which terms. Of several shards, ``source`` is the name that they have in common."""
         return self._plan.subscription
 
     @property
@@ -111,41 +119,42 @@ class Consumer(Generic[T]):
     @property
     def counters(self) -> Counters:
         """Totals since the last start."""
-        return self._counters
+        return sum(self._counters[1:], self._counters[0])
 
     @property
-    def running(self) -> Running | None:
-        """The machinery while it is started."""
+    def running(self) -> Sequence[Running]:
+        """The machinery while it is started, for each shard."""
         return self._running
 
     @property
     def in_flight(self) -> int:
         """Handlers running now."""
-        return self._running.slots.running if self._running else 0
+        return sum(running.slots.running for running in self._running)
 
     async def start(self, surroundings: Surroundings) -> None:
         """Open the broker and begin. Called by the worker. Raises ``ConnectionFailed``, ``AccessDenied``."""
-        if self._running is not None:
+        if self._running:
             raise ConfigurationError(f"{self.name} is already running; a consumer belongs to one worker at a time")
         await self.join()
-        self._running = Running(self._plan, surroundings)
-        self._counters = self._running.ledger.counters
-        self._running.start()
+        self._running = tuple(Running(plan, surroundings) for plan in self._plan.lanes())
+        self._counters = [running.ledger.counters for running in self._running]
+        for running in self._running:
+            running.start()
 
     async def join(self) -> None:
         """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
         await self.broker.open()
-        await self.broker.fetch(self.subscription, 0, 0.0)
+        for plan in self._plan.lanes():
+            await self.broker.fetch(plan.subscription, 0, 0.0)
 
     async def quiet(self) -> None:
         """Fetch no more; what is held goes on."""
-        if self._running is not None:
-            await self._running.quiet()
+        await asyncio.gather(*(running.quiet() for running in self._running))
 
     def interrupt(self) -> None:
         """Make a stop that is under way wait no longer."""
-        if self._running is not None:
-            self._running.hurry.set()
+        for running in self._running:
+            running.hurry.set()
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 running out of it is no error
         """Give back what has not begun, finish the rest within ``timeout`` seconds, release what is left.
@@ -153,10 +162,7 @@ class Consumer(Generic[T]):
         True if nothing had to be interrupted. No handler runs after it has returned (but a plain function, which
         cannot be interrupted, may still be in its thread).
         """
-        running = self._running
-        if running is None:
-            return True
         try:
-            return await running.stop(timeout)
+            return all(await asyncio.gather(*(running.stop(timeout) for running in self._running)))
         finally:
-            self._running = None
+            self._running = ()

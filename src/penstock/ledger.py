@@ -8,9 +8,10 @@ read by the lease keeper's thread.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from msgspec.structs import replace
@@ -34,6 +35,9 @@ class Counters:
     released: int = 0
     lost: int = 0
     reclaimed: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def processed(self) -> int:

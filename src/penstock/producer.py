@@ -30,6 +30,7 @@ from .errors import (
 )
 from .message import EMPTY, Message
 from .pipeline import Middleware, compose
+from .sharding import Shards
 from .store import ForgetfulCache, IdempotencyCache
 from .telemetry import TELEMETRY, Published, Telemetry
 
@@ -73,7 +74,8 @@ class Send(Generic[T]):
 class Producer(Generic[T]):
     """Writes payloads of one type to ``stream``.
 
-    ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
+    ``shards``: streams that it is spread over, the same number as the consumers'; a key decides which one a message
+    goes to. ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
     ``middleware``: around every publish, first outermost; it sees the encoded ``Outgoing`` and returns the id.
     """
 
@@ -83,6 +85,7 @@ class Producer(Generic[T]):
         stream: str,
         payload_type: type[T],
         *,
+        shards: int = 1,
         default_type: str = "msg",
         codec: Codec[T] | None = None,
         idempotency: Idempotency | None = None,
@@ -98,6 +101,7 @@ class Producer(Generic[T]):
         if idempotency is not None and idempotency.cache is None and not broker.capabilities.idempotent:
             raise UnsupportedFeature(f"{broker.url} cannot send idempotently by itself; give Idempotency a cache")
         self.broker, self.stream = broker, stream
+        self._shards = Shards(stream, shards, seed=broker.identity) if shards != 1 else None
         self._codec: Codec[T] = codec or codec_for(payload_type)
         self._default_type, self._idempotency = default_type, idempotency
         self._ttl = idempotency.ttl if idempotency is not None else 0.0
@@ -205,7 +209,8 @@ class Producer(Generic[T]):
         once = None
         if key is not None and self._idempotency is not None and self._idempotency.cache is None:
             once = self._idempotency.ttl
-        return Outgoing(destination=self.stream, message=message, delay=delay, once=once)
+        destination = self.stream if self._shards is None else self._shards.choose(key)
+        return Outgoing(destination=destination, message=message, delay=delay, once=once)
 
     def _check_delay(self, delay: float) -> None:
         if delay < 0 or math.isnan(delay):

@@ -16,13 +16,14 @@ from .clock import SYSTEM_CLOCK, Clock
 from .errors import UnsupportedFeature
 from .services import run_forever
 from .services.scheduler import Scheduler
+from .sharding import shard_names
 from .telemetry import TELEMETRY, Telemetry
 
 
 class RetryDaemon:
     """Moves due messages of ``stream`` until stopped; any number may run at once.
 
-    ``delayed``: the structure to look at, by default the stream's own. ``max_batch``: messages of one move.
+    ``shards``: as the stream's producers say. ``delayed``: the structure to look at, by default the stream's own. ``max_batch``: messages of one move.
     ``tick``: seconds between looks, varied by ``jitter`` (a share of it). Also an async context manager.
     """
 
@@ -31,6 +32,7 @@ class RetryDaemon:
         broker: Broker[Any],
         stream: str,
         *,
+        shards: int = 1,
         delayed: str | None = None,
         max_batch: int = 256,
         tick: float = 0.25,
@@ -45,28 +47,32 @@ class RetryDaemon:
             raise UnsupportedFeature(f"{broker.url} delivers delayed messages by itself and needs no retry daemon")
         self._broker, self._jitter = broker, jitter
         self._clock, self._dice, self._telemetry = clock, dice or random.SystemRandom(), telemetry
-        self._scheduler = Scheduler(broker, stream, telemetry, delayed=delayed, max_batch=max_batch, tick=tick)
-        self._task: asyncio.Task[None] | None = None
+        self._schedulers = [
+            Scheduler(broker, name, telemetry, delayed=delayed, max_batch=max_batch, tick=tick)
+            for name in shard_names(stream, shards)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def is_running(self) -> bool:
         """Whether it has been started and not stopped."""
-        return self._task is not None and not self._task.done()
+        return any(not task.done() for task in self._tasks)
 
     async def start(self) -> None:
         """Open the broker and begin; does nothing if it runs already."""
         if self.is_running:
             return
         await self._broker.open()
-        loop = run_forever(self._scheduler, self._clock, self._dice, self._telemetry, jitter=self._jitter)
-        self._task = asyncio.create_task(loop, name=f"retry daemon {self._scheduler.stream}")
+        for scheduler in self._schedulers:
+            loop = run_forever(scheduler, self._clock, self._dice, self._telemetry, jitter=self._jitter)
+            self._tasks.append(asyncio.create_task(loop, name=f"retry daemon {scheduler.stream}"))
 
     async def stop(self) -> None:
         """End after the move under way; moves are atomic, so nothing is left half done."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         await self.start()

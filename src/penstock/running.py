@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import msgspec
 
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
@@ -29,6 +31,7 @@ from .services.pruner import Pruner
 from .services.reclaimer import Reclaimer
 from .services.scheduler import Scheduler
 from .settling import Settler
+from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
@@ -84,11 +87,29 @@ class Plan:
     concurrency: int
     claim: Claim
     options: Options
+    shards: int = 1
 
     @property
     def name(self) -> str:
         """``stream/group``, for people."""
         return f"{self.subscription.source}/{self.subscription.group}"
+
+    def lanes(self) -> list[Plan]:
+        """A plan for each shard, which has a share of the slots: a shard that is lost or slow holds up no other."""
+        if self.shards == 1:
+            return [self]
+        names = shard_names(self.subscription.source, self.shards)
+        threads = self.options.threads and -(-self.options.threads // self.shards)
+        return [
+            replace(
+                self,
+                subscription=msgspec.structs.replace(self.subscription, source=name),
+                concurrency=-(-self.concurrency // self.shards),
+                options=replace(self.options, threads=threads),
+                shards=1,
+            )
+            for name in names
+        ]
 
 
 @dataclass(frozen=True, slots=True)

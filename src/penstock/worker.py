@@ -77,8 +77,10 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer has an answer from its broker, and none is unable to fetch or settle."""
-        return not self._quiet and all(c.running is not None and c.running.healthy for c in self.consumers)
+        """Whether every consumer has an answer from its broker and none is unable to fetch or settle."""
+        return not self._quiet and all(
+            consumer.running and all(running.healthy for running in consumer.running) for consumer in self.consumers
+        )
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -116,7 +118,7 @@ class Worker:
             await self._wind_down(0.0)
             self._starting = None
             raise
-        keepers = [c.running.keeper() for c in self.consumers if c.running is not None]
+        keepers = [running.keeper() for consumer in self.consumers for running in consumer.running]
         self._keep(keepers)
         for service in self._services():
             self._spawn(run_forever(service, self._around.clock, self._around.dice, self._around.telemetry))
@@ -205,8 +207,8 @@ class Worker:
     def _services(self) -> list[Service]:
         found: list[Service] = []
         for consumer in self.consumers:
-            if consumer.running is not None:
-                found += consumer.running.services(scheduler=self._scheduler)
+            for running in consumer.running:
+                found += running.services(scheduler=self._scheduler)
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
                 found.append(Heartbeat(broker, partial(self.presence, broker)))

@@ -3,52 +3,112 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from penstock.broker import Broker
 from penstock.brokers.redis_streams import RedisStreamsBroker
+from penstock.clients.redis_cluster import SLOTS, slot_of
 from penstock.message import Message
 from penstock.testing.conformance import BrokerConformance
+from tests.servers.redis_cluster import OwnCluster
+from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import Server
+from tests.servers.redis_tls import TLSServer
 
 
 class _RedisStreams(BrokerConformance):
-    server: Server
+    """``url``: what the broker is opened with; ``servers``: the primaries behind it."""
+
+    url: str
+    servers: Sequence[Server]
 
     async def make_broker(self) -> Broker[Any]:
-        return RedisStreamsBroker.from_url(self.server.url)
+        return RedisStreamsBroker.from_url(self.url)
 
     async def lapse(self, seconds: float) -> None:
         await asyncio.sleep(seconds)  # leases are the server's, and it has a clock of its own
 
     async def break_connections(self, broker: Broker[Any]) -> bool:
-        self.server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        for server in self.servers:
+            server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         return True
 
     async def forget_everything(self) -> bool:
-        self.server.call("FLUSHALL")
+        for server in self.servers:
+            server.call("FLUSHALL")
         return True
 
     async def delete_entry(self, source: str, message: Message) -> bool:
-        self.server.call("XDEL", source, message.id)
+        self._server_of(source).call("XDEL", source, message.id)
         return True
 
     async def write_garbage(self, source: str) -> bool:
-        self.server.call("XADD", source, "*", "headers", "{no json", "payload", b"\xff\x00")
+        self._server_of(source).call("XADD", source, "*", "headers", "{no json", "payload", b"\xff\x00")
         return True
 
+    def _server_of(self, source: str) -> Server:
+        return self.servers[slot_of(source) * len(self.servers) // SLOTS]  # shares of a cluster are in order
 
-class TestRedis(_RedisStreams):
+
+class _Single(_RedisStreams):
+    kind: str
+
     @pytest.fixture(autouse=True)
-    def _server(self, redis_server: Server) -> None:
-        redis_server.flush()
-        self.server = redis_server
+    def _server(self, request: pytest.FixtureRequest) -> None:
+        server: Server = request.getfixturevalue(f"{self.kind}_server")
+        server.flush()
+        self.url, self.servers = server.url, [server]
 
 
-class TestValkey(_RedisStreams):
+class _Cluster(_RedisStreams):
+    kind: str
+
     @pytest.fixture(autouse=True)
-    def _server(self, valkey_server: Server) -> None:
-        valkey_server.flush()
-        self.server = valkey_server
+    def _server(self, request: pytest.FixtureRequest) -> None:
+        cluster: OwnCluster = request.getfixturevalue(f"{self.kind}_cluster")
+        cluster.flush()
+        self.url, self.servers = cluster.url, cluster.primaries
+
+
+class _Sentinel(_RedisStreams):
+    kind: str
+
+    @pytest.fixture(autouse=True)
+    def _server(self, request: pytest.FixtureRequest) -> None:
+        sentinels: OwnSentinels = request.getfixturevalue(f"{self.kind}_sentinels")
+        sentinels.primary.flush()
+        self.url, self.servers = sentinels.url, [sentinels.primary]
+
+
+class TestRedis(_Single):
+    kind = "redis"
+
+
+class TestValkey(_Single):
+    kind = "valkey"
+
+
+class TestRedisCluster(_Cluster):
+    kind = "redis"
+
+
+class TestValkeyCluster(_Cluster):
+    kind = "valkey"
+
+
+class TestRedisSentinel(_Sentinel):
+    kind = "redis"
+
+
+class TestValkeySentinel(_Sentinel):
+    kind = "valkey"
+
+
+class TestRedisWithTLSAndAUserOfFewRights(_RedisStreams):
+    @pytest.fixture(autouse=True)
+    def _server(self, tls_server: TLSServer) -> None:
+        tls_server.flush()
+        self.url, self.servers = tls_server.restricted_url, [tls_server]

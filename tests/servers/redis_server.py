@@ -55,7 +55,7 @@ class OwnServer(Server):
     def __init__(self, binary: Path, *, durable: bool = False, options: tuple[str, ...] = ()) -> None:
         super().__init__("")
         self._binary = binary
-        self._directory = Path(tempfile.mkdtemp(prefix="penstock-server-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="penstock-server-"))
         persistence = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
         self._options = ("--save", "", *persistence, *options)
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,8 +71,8 @@ class OwnServer(Server):
             return self
         attempts = 1 if self.port else PORT_ATTEMPTS  # between probe and bind somebody else may take a free port
         for attempt in range(attempts):
-            port = self.port or _free_port()
-            self.url = f"redis://127.0.0.1:{port}/0"
+            port = self.port or free_port()
+            self.url = self._address(port)
             self._spawn(port)
             if self._becomes_ready():
                 self.port = port
@@ -95,18 +95,26 @@ class OwnServer(Server):
     def stop(self) -> None:
         """Stop for good and remove the server's files. May be called in any state, and twice."""
         self._end(signal.SIGTERM)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _spawn(self, port: int) -> None:
-        where = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(self._directory))
-        log = ("--logfile", str(self._directory / "log"))
         self._process = subprocess.Popen(
-            [str(self._binary), *where, *log, *self._options],
+            [str(self._binary), *self._arguments(port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in the terminal stops the tests first, and they stop the server
         )
+
+    def _arguments(self, port: int) -> list[str]:
+        where = ["--bind", "127.0.0.1", *self._listening(port), "--dir", str(self.directory)]
+        return [*where, "--logfile", str(self.directory / "log"), *self._options]
+
+    def _listening(self, port: int) -> list[str]:
+        return ["--port", str(port)]
+
+    def _address(self, port: int) -> str:
+        return f"redis://127.0.0.1:{port}/0"
 
     def _becomes_ready(self) -> bool:
         import redis
@@ -133,7 +141,7 @@ class OwnServer(Server):
             process.wait()
 
     def _log(self) -> str:
-        path = self._directory / "log"
+        path = self.directory / "log"
         return path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
 
 
@@ -170,7 +178,8 @@ def _valkey_binary() -> Path:
     return Path(found)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listened at a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -183,11 +183,11 @@ async def test_run_serves_until_asked_to_shut_down() -> None:
     worker = Worker(consumer(MemoryBroker()))
     async with asyncio.timeout(10):
         serving = asyncio.create_task(worker.run())
-        while worker.consumers[0].running is None:
+        while not worker.consumers[0].running:
             await asyncio.sleep(0.001)
         worker.shut_down()
         await serving
-    assert worker.consumers[0].running is None
+    assert not worker.consumers[0].running
 
 
 def test_nonsense_is_refused_before_any_io() -> None:

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from penstock.brokers.redis_streams import RedisStreamsBroker
-from penstock.clients.redis import RedisAddress, ReplyError, Script
+from penstock.clients.redis import ReplyError, Script
+from penstock.clients.redis_address import RedisAddress
 from penstock.clients.redis_py import RedisPyClient
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL, MissingExtra
 from tests.servers.redis_server import Server

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from penstock.brokers.redis_streams import Keys, wire
+from penstock.clients.redis_cluster import slot_of
+from penstock.errors import ConfigurationError
 from penstock.message import Message
 from penstock.outcome import DeadLetter
 
@@ -149,6 +151,20 @@ def test_raw_fields_are_kept_whatever_they_are():
 
 
 def test_keys_beside_a_stream_share_its_hash_tag():
-    names = [Keys.delayed("{email}"), Keys.dead("{email}"), Keys.once("{email}", "t", "k")]
+    keys = Keys()
+    names = [keys.delayed("{email}"), keys.dead("{email}"), keys.once("{email}", "t", "k")]
     assert all("{email}" in name for name in names)
-    assert ["s:retry", "s:dlq", "idempotency:s:t:k"] == [Keys.delayed("s"), Keys.dead("s"), Keys.once("s", "t", "k")]
+    assert ["s:retry", "s:dlq", "idempotency:s:t:k"] == [keys.delayed("s"), keys.dead("s"), keys.once("s", "t", "k")]
+
+
+@pytest.mark.parametrize("stream", ["s", "{s}", "a{s}b", "a{b", "a:b"])
+def test_keys_in_a_cluster_are_in_the_slot_of_their_stream(stream: str):
+    keys = Keys(tagged=True)
+    names = [keys.delayed(stream), keys.dead(stream), keys.once(stream, "t{x}", "k")]
+    assert [slot_of(stream)] * 3 == [slot_of(name) for name in names]
+
+
+@pytest.mark.parametrize("stream", ["a}b", "{}a"])
+def test_a_stream_whose_name_cannot_be_tagged_is_refused_in_a_cluster(stream: str):
+    with pytest.raises(ConfigurationError, match="no hash tag"):
+        Keys(tagged=True).dead(stream)

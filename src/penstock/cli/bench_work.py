@@ -141,8 +141,8 @@ class Ours:
 
 async def _settled(consumer: Consumer[Job]) -> None:
     """Wait for the outcomes of what has run to be written."""
-    if consumer.running is not None:
-        await consumer.running.ledger.idle.wait()
+    for running in consumer.running:
+        await running.ledger.idle.wait()
 
 
 async def _until(event: asyncio.Event, progress: Callable[[], int]) -> None:

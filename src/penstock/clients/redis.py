@@ -3,29 +3,24 @@
 1. ``RedisClient``: one command, many commands in one go, one script; ``dedicated`` connections for blocking reads.
 2. ``Script``: a Lua file with its digest, run by EVALSHA and sent whole only when the server does not know it.
 3. ``error_of``: what the server's error texts mean in our terms.
-4. ``RedisAddress``: a URL understood, or refused with what was expected.
 
-Adapters (``redis_py``) promise: replies are bytes, int, None and lists of them; an error reply is raised by ``call``
-and ``run`` and returned as a value by ``many``; each call has a deadline; a call that fails or is cancelled half-way
-costs its connection, never the order of replies; the next call connects anew by itself.
+Adapters (``redis_py``, ``redis_sentinel``, ``redis_cluster``, ``glide``) promise: replies are bytes, int, None and
+lists of them; an error reply is raised by ``call`` and ``run`` and returned as a value by ``many``; each call has a
+deadline; a call that fails or is cancelled half-way costs its connection, never the order of replies; the next call
+connects anew by itself, to whoever is the primary then.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
-import msgspec
-
-from ..errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL
+from ..errors import AccessDenied, BrokerError, ConnectionFailed
 
 Arg: TypeAlias = bytes | str | int | float
 Command: TypeAlias = Sequence[Arg]
-
-EXPECTED = "expected redis://[user:password@]host[:port][/database][?option=value], or rediss:// (TLS), valkey://, valkeys:// (TLS), unix:///path/to/socket?db=0"
 
 _DENIED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _DENIED_IN_SCRIPT = ("user executing the script can't", "ACL failure in script")
@@ -40,9 +35,21 @@ class ReplyError(BrokerError):
         super().__init__(text)
 
 
+class Redirected(ReplyError):
+    """A node of a cluster says that another one has the slot: for good (MOVED), or for this once (ASK)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.args = (f"{text}: this server is a node of a cluster; write redis+cluster:// in its address",)
+        host, _, port = text.rpartition(" ")[2].rpartition(":")
+        self.host, self.port = host.strip("[]"), int(port)
+
+
 def error_of(text: str) -> BrokerError:
     """The exception for an error reply."""
     code = text.partition(" ")[0]
+    if code in {"MOVED", "ASK"}:
+        return Redirected(text)
     if code in _DENIED or any(words in text for words in _DENIED_IN_SCRIPT):
         remedy = "; put user:password@ before the host into the URL" if code in {"NOAUTH", "WRONGPASS"} else ""
         return AccessDenied(f"the Redis server refused us: {text}{remedy}")
@@ -80,8 +87,8 @@ class DedicatedConnection(Protocol):
     """A connection with one user, for commands that block on the server."""
 
     @property
-    def id(self) -> int | None:
-        """The server's name for it while it is connected, where one may ask; for CLIENT UNBLOCK."""
+    def id(self) -> object | None:
+        """What ``RedisClient.unblock`` takes to end its wait, once it is connected, where one may ask for it."""
         ...
 
     async def call(self, *command: Arg, wait: float = 0.0) -> Any:
@@ -94,7 +101,16 @@ class DedicatedConnection(Protocol):
 
 
 class RedisClient(Protocol):
-    """A client of one server. Safe for concurrent calls from one event loop."""
+    """A client of one server, or of one cluster. Safe for concurrent calls from one event loop.
+
+    In a cluster a command goes where its first key is. ``many`` then answers what went to a lost node with
+    ``ConnectionFailed`` as a value; it raises only if no node could be asked.
+    """
+
+    @property
+    def clustered(self) -> bool:
+        """Whether keys live on several servers, so that what is used together needs a hash tag in common."""
+        ...
 
     @property
     def url(self) -> str:
@@ -117,6 +133,14 @@ class RedisClient(Protocol):
         """A connection of one's own; connects on first use."""
         ...
 
+    async def unblock(self, ident: object) -> None:
+        """End the wait of the dedicated connection that had this ``id``, of this or another client. No news is fine."""
+        ...
+
+    async def primaries(self) -> Sequence[RedisClient]:
+        """A client for each server that holds keys: for SCAN and for questions about the servers themselves."""
+        ...
+
     def fork(self) -> RedisClient:
         """Another client of the same server that shares no connection with this one."""
         ...
@@ -126,49 +150,13 @@ class RedisClient(Protocol):
         ...
 
 
-class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """A URL, understood. ``text`` is what the client library gets, ``masked`` what people see."""
-
-    text: str
-    masked: str
-
-    def __repr__(self) -> str:
-        return f"RedisAddress({self.masked!r})"
-
-    @classmethod
-    def parse(cls, url: str) -> RedisAddress:
-        """Understand ``url`` or raise ``InvalidURL``; the password is in no message."""
-        scheme, separator, rest = url.partition("://")
-        scheme = scheme.lower()
-        known = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
-        if not separator:
-            raise InvalidURL(f"a Redis address without a scheme; {EXPECTED}")
-        if scheme not in known:
-            raise InvalidURL(f"{scheme!r} is not a scheme of Redis; {EXPECTED}")
-        text = f"{known[scheme]}://{rest}"
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise InvalidURL(
-                f"the host or port cannot be read; {EXPECTED}"
-            ) from None  # its text may be a part of the password
-        user = (
-            f"{parts.username or ''}:***@"
-            if parts.password is not None
-            else f"{parts.username}@"
-            if parts.username
-            else ""
-        )
-        if scheme == "unix":
-            if not parts.path:
-                raise InvalidURL(f"the path of the socket is missing; {EXPECTED}")
-            database = parse_qs(parts.query).get("db", ["0"])[-1]
-            masked = f"{scheme}://{user}{unquote(parts.path)}?db={database}"
-        else:
-            database = parse_qs(parts.query).get("db", [parts.path.strip("/") or "0"])[-1]
-            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-            masked = f"{scheme}://{user}{host}:{port or 6379}/{database}"
-        if not database.isdecimal():
-            raise InvalidURL(f"the database is no number; {EXPECTED}")
-        return cls(text=text, masked=masked)
+async def run_script(
+    call: Callable[..., Awaitable[Any]], script: Script, keys: Sequence[Arg], args: Sequence[Arg]
+) -> Any:
+    """What adapters do for ``run``: by digest, and whole if the server does not know it."""
+    try:
+        return await call(*script.command(keys, args))
+    except ReplyError as error:
+        if error.code != "NOSCRIPT":
+            raise
+    return await call(*script.command(keys, args, whole=True))

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL, MissingExtra
-from .redis import EXPECTED, Arg, Command, RedisAddress, Script, code_of, error_of
+from .redis import Arg, Command, ReplyError, Script, error_of, run_script
+from .redis_address import EXPECTED, Host, RedisAddress
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -54,7 +56,7 @@ class translate:  # noqa: N801 - used as a statement, like contextlib's
             raise BrokerError(f"{self._url}: {error}") from error
 
 
-class _Link:
+class Link:
     """One connected redis-py connection and the parser for its stream."""
 
     __slots__ = ("_connection", "_parser", "_poll", "_reader", "_writer")
@@ -133,13 +135,14 @@ class RedisPyClient:
                 address.text, **settings
             )
             maker.connection_kwargs.update(protocol=2, decode_responses=False)  # one reply of bytes per command
-            self._make: Callable[[], Any] = maker.make_connection
-            self._make()  # no I/O: finds unknown options
+            self._make: Callable[..., Any] = maker.connection_class
+            self._make(**maker.connection_kwargs)  # no I/O: finds unknown options
         except (TypeError, ValueError):
             raise InvalidURL(f"{address.masked} has an option that cannot be used; {EXPECTED}") from None
-        asked = maker.connection_kwargs
+        self._settings: dict[str, Any] = maker.connection_kwargs
+        asked = self._settings
         self._timeout, self._connect_timeout = asked["socket_timeout"], asked["socket_connect_timeout"]
-        self._free: list[_Link] = []
+        self._free: list[Link] = []
         self._closings = 0
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -149,6 +152,10 @@ class RedisPyClient:
     @property
     def url(self) -> str:
         return self.address.masked
+
+    @property
+    def clustered(self) -> bool:
+        return False
 
     async def call(self, *command: Arg) -> Any:
         (reply,) = await self.exchange(self._pack(tuple(command)), 1)
@@ -163,29 +170,35 @@ class RedisPyClient:
         return await self.exchange(b"".join([pack(tuple(command)) for command in commands]), len(commands))
 
     async def run(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> Any:
-        try:
-            return await self.call(*script.command(keys, args))
-        except BrokerError as error:
-            if code_of(error) != "NOSCRIPT":
-                raise
-        return await self.call(*script.command(keys, args, whole=True))
+        return await run_script(self.call, script, keys, args)
 
     def dedicated(self) -> RedisPyDedicated:
         return RedisPyDedicated(self)
 
-    def fork(self) -> RedisPyClient:
-        return RedisPyClient(self.address, timeout=self._timeout, connect_timeout=self._connect_timeout)
+    async def unblock(self, ident: object) -> None:
+        with suppress(ReplyError, AccessDenied):
+            await self.call("CLIENT", "UNBLOCK", cast("int", ident))
+
+    async def primaries(self) -> Sequence[RedisPyClient]:
+        return (self,)
+
+    def fork(self) -> Self:
+        return type(self)(self.address, timeout=self._timeout, connect_timeout=self._connect_timeout)
 
     async def close(self) -> None:
-        free, self._free = self._free, []
         self._closings += 1  # what is under way ends its connection itself
-        for link in free:
+        for link in self._give_up_idle():
             await link.close()
         await asyncio.sleep(0)  # what was dropped before is closed in the loop's next turn
 
-    async def connect(self) -> _Link:
+    async def where(self) -> Host | None:
+        """Whom the next connection goes to, if not to the server that the address names."""
+        return None
+
+    async def connect(self) -> Link:
         """A new connection, ready for commands."""
-        connection, task = self._make(), asyncio.current_task()
+        where, task = await self.where(), asyncio.current_task()
+        connection = self._make(**self._settings | ({"host": where[0], "port": where[1]} if where else {}))
         cancelled = task.cancelling() if task else 0
         try:
             with translate(self.url):
@@ -194,7 +207,7 @@ class RedisPyClient:
                     # It uses wait_for, which before Python 3.12 may swallow a cancellation (python/cpython#86296)
                     if task and task.cancelling() > cancelled:
                         raise asyncio.CancelledError  # noqa: TRY301 - as if it had not been swallowed
-                return _Link(connection)
+                return Link(connection)
         except BaseException:
             connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             raise
@@ -203,15 +216,31 @@ class RedisPyClient:
         """Send packed commands on a connection of the pool; return all replies."""
         async with self._room:
             closings, link = self._closings, await self._take()
-            with translate(self.url):
-                replies = await link.exchange(buffer, count, self._timeout + len(buffer) / SLOWEST)
-            if closings != self._closings or isinstance(replies[0], ConnectionFailed):
-                await link.close()  # a server that is loading or no longer primary: ask whoever answers next time
+            try:
+                with translate(self.url):
+                    replies = await link.exchange(buffer, count, self._timeout + len(buffer) / SLOWEST)
+            except ConnectionFailed:
+                self._drop_idle()
+                raise
+            if isinstance(replies[0], ConnectionFailed):  # loading, or no longer primary: ask whoever answers next
+                self._drop_idle()
+                link.drop()
+            elif closings != self._closings:
+                await link.close()
             else:
                 self._free.append(link)
             return replies
 
-    async def _take(self) -> _Link:
+    def _give_up_idle(self) -> list[Link]:
+        free, self._free = self._free, []
+        return free
+
+    def _drop_idle(self) -> None:
+        """What happened to one connection has most likely happened to those that lie idle."""
+        for link in self._give_up_idle():
+            link.drop()
+
+    async def _take(self) -> Link:
         while self._free:
             link = self._free.pop()
             if link.usable():
@@ -219,7 +248,7 @@ class RedisPyClient:
             link.drop()
         return await self.connect()
 
-    async def exchange_on(self, link: _Link, command: Command, wait: float) -> Any:
+    async def exchange_on(self, link: Link, command: Command, wait: float) -> Any:
         """Run one command on ``link``, with a deadline later than the server's."""
         with translate(self.url):
             (reply,) = await link.exchange(self._pack(tuple(command)), 1, wait + self._timeout)
@@ -233,7 +262,7 @@ class RedisPyDedicated:
 
     def __init__(self, client: RedisPyClient) -> None:
         self._client = client
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self.id: int | None = None
 
     async def call(self, *command: Arg, wait: float = 0.0) -> Any:
@@ -257,7 +286,7 @@ class RedisPyDedicated:
         if link is not None:
             await link.close()
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> Link:
         if self._link is not None:
             self._link.drop()
             self._link = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..clients.redis import RedisAddress, RedisClient, Script
-from ..clients.redis_py import RedisPyClient
+from ..clients.opening import redis_client
+from ..clients.redis import RedisClient, Script
 from ..store import Claim
 
 # KEYS  1 the key
@@ -41,7 +41,7 @@ class RedisStore:
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 10.0) -> RedisStore:
         """A store at ``url``, with connections of its own. Raises ``InvalidURL``."""
-        return cls(RedisPyClient(RedisAddress.parse(url), timeout=timeout))
+        return cls(redis_client(url, timeout=timeout))
 
     def __repr__(self) -> str:
         return f"RedisStore({self._client.url!r})"
@@ -75,7 +75,7 @@ class RedisCache:
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 10.0) -> RedisCache:
         """A cache at ``url``, with connections of its own. Raises ``InvalidURL``."""
-        return cls(RedisPyClient(RedisAddress.parse(url), timeout=timeout))
+        return cls(redis_client(url, timeout=timeout))
 
     async def set_if_absent(self, key: str, ttl: float) -> bool:
         return await self._client.call("SET", key, "1", "NX", "PX", _milliseconds(ttl)) is not None

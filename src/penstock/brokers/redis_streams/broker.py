@@ -16,14 +16,14 @@ from typing import Any
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
 from ...checks import known
-from ...clients.redis import Arg, RedisAddress, RedisClient
-from ...clients.redis_py import RedisPyClient
+from ...clients.opening import redis_client
+from ...clients.redis import Arg, RedisClient
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError
 from ...message import Delivery
 from . import settling
 from .inspection import RedisStreamsInspection
-from .options import Keys, Receipt, RedisStreamsOptions, new_identity
+from .options import Receipt, RedisStreamsOptions, new_identity
 from .publishing import publish
 from .reading import GroupReader, Membership
 from .scripts import PROMOTE, TRIM
@@ -71,8 +71,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
     ) -> RedisStreamsBroker:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
         known("a Redis Streams broker", options, RedisStreamsOptions.__struct_fields__)
-        client = RedisPyClient(RedisAddress.parse(url), timeout=timeout)
-        return cls(client, options=RedisStreamsOptions(**options), clock=clock)
+        return cls(redis_client(url, timeout=timeout), options=RedisStreamsOptions(**options), clock=clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, identity={self.identity!r})"
@@ -106,7 +105,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
     # ------------------------------------------------------------------------------------------------------- the port
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
-        return await publish(self._client, messages, self._clock.time())
+        return await publish(self._client, self._keys, messages, self._clock.time())
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         return await self._reader(subscription).fetch(min(limit, MAX_BATCH), wait)
@@ -152,17 +151,30 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     async def promote_due(self, destination: str, limit: int, *, delayed: str | None = None) -> Promoted:
         """As the port says. Members that name another stream go there; those that cannot be read to the dead letters."""
-        source, by = delayed or Keys.delayed(destination), handled_by("", self.identity)
-        dead = Keys.dead(destination)
+        source, by = delayed or self._keys.delayed(destination), handled_by("", self.identity)
+        dead = self._keys.dead(destination)
         limit = min(limit, MAX_BATCH)
         count, wait, elsewhere = await self._client.run(PROMOTE, [source, destination, dead], [limit, by])
         others: dict[bytes, list[bytes]] = {}
         for name, member in zip(elsewhere[::2], elsewhere[1::2], strict=True):
             others.setdefault(name, []).append(member)
         for name, members in others.items():
+            if self._client.clustered:
+                await self._hand_over(source, name, members)
+                continue
             moved, wait, _ = await self._client.run(PROMOTE, [source, name, dead], [limit, by, *members])
             count += moved
         return Promoted(count, None if wait < 0 else wait / 1000)
+
+    async def _hand_over(self, source: str, name: bytes, members: Sequence[bytes]) -> None:
+        """Put members into the set beside the stream that they name, which may be on another node.
+
+        No script reaches both. Both steps can be done again, so whoever fails between them costs nothing.
+        """
+        beside = self._keys.delayed(name.decode("utf-8", "surrogateescape"))
+        for member in members:
+            await self._client.call("ZADD", beside, 0, member)
+            await self._client.call("ZREM", source, member)
 
     async def trim(self, subscription: Subscription) -> int:
         options = self.options
@@ -183,7 +195,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         if reader is None:
             member = self._members.get(name)
             if member is None:
-                member = self._members[name] = Membership(subscription)
+                member = self._members[name] = Membership(subscription, self._keys)
             reader = GroupReader(self._client, self.identity, member, self.options, self._clock)
             self._readers[name] = reader
         if reader.membership.subscription is not subscription:

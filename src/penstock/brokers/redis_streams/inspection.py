@@ -25,7 +25,7 @@ class RedisStreamsInspection:
     """Reads and mends; knows nothing of leases."""
 
     def __init__(self, client: RedisClient, clock: Clock) -> None:
-        self._client, self._clock = client, clock
+        self._client, self._clock, self._keys = client, clock, Keys(tagged=client.clustered)
 
     @property
     def url(self) -> str:
@@ -33,18 +33,19 @@ class RedisStreamsInspection:
 
     async def sources(self) -> Sequence[str]:
         found: set[bytes] = set()
-        cursor: bytes | None = None
-        while cursor != b"0":
-            cursor, names = await self._client.call("SCAN", cursor or 0, "COUNT", PAGE, "TYPE", "stream")
-            found.update(names)
+        for server in await self._client.primaries():
+            cursor: bytes | None = None
+            while cursor != b"0":
+                cursor, names = await server.call("SCAN", cursor or 0, "COUNT", PAGE, "TYPE", "stream")
+                found.update(names)
         return sorted(name for name in texts(list(found)) if not name.endswith(":dlq"))
 
     async def stats(self, source: str) -> StreamStats:
         replies = await self._client.many(
             [
                 ("XLEN", source),
-                ("ZCARD", Keys.delayed(source)),
-                ("XLEN", Keys.dead(source)),
+                ("ZCARD", self._keys.delayed(source)),
+                ("XLEN", self._keys.dead(source)),
                 ("XRANGE", source, "-", "+", "COUNT", 1),
                 ("XINFO", "GROUPS", source),
             ]
@@ -81,11 +82,11 @@ class RedisStreamsInspection:
 
     async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
         start = "-" if after is None else f"({after}"
-        entries = await self._client.call("XRANGE", Keys.dead(source), start, "+", "COUNT", max(limit, 0))
+        entries = await self._client.call("XRANGE", self._keys.dead(source), start, "+", "COUNT", max(limit, 0))
         return [_dead(entry) for entry in _items(entries)]
 
     async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
-        now, dead, count = self._clock.time(), Keys.dead(source), 0
+        now, dead, count = self._clock.time(), self._keys.dead(source), 0
         for i in range(0, len(ids), PAGE):
             replies = await self._client.many([("XRANGE", dead, ident, ident) for ident in ids[i : i + PAGE]])
             args: list[bytes | str] = []
@@ -105,7 +106,7 @@ class RedisStreamsInspection:
         return count
 
     async def purge_dead(self, source: str, ids: Sequence[str]) -> int:
-        replies = await self._client.many([("XDEL", Keys.dead(source), ident) for ident in ids])
+        replies = await self._client.many([("XDEL", self._keys.dead(source), ident) for ident in ids])
         return sum(reply for reply in replies if isinstance(reply, int))
 
     async def purge(self, source: str) -> int:
@@ -114,7 +115,7 @@ class RedisStreamsInspection:
         while last and start:
             deleted, following = await self._client.run(PURGE, [source], [start, last[0][0], PAGE])
             count, start = count + deleted, following.decode()
-        delayed = Keys.delayed(source)
+        delayed = self._keys.delayed(source)
         waiting, _ = await self._client.many([("ZCARD", delayed), ("DEL", delayed)])
         return count + int(waiting)
 

@@ -58,19 +58,38 @@ class Receipt(msgspec.Struct, gc=False):
 
 
 class Keys:
-    """Names of the keys beside a stream. With a hash tag in the name (``{email}``) all of them share its slot."""
+    """Names of the keys beside a stream.
 
-    @staticmethod
-    def delayed(stream: str) -> str:
-        return f"{stream}:retry"
+    In a cluster (``tagged``) all of them must be in the slot of the stream: ``{email}:retry`` beside ``email``. A stream
+    whose name has a hash tag (``{email}``) needs no other names for that, and has the same ones everywhere.
+    """
 
-    @staticmethod
-    def dead(stream: str) -> str:
-        return f"{stream}:dlq"
+    __slots__ = ("_tagged",)
 
-    @staticmethod
-    def once(stream: str, type_: str, key: str) -> str:
-        return f"idempotency:{stream}:{type_}:{key}"
+    def __init__(self, *, tagged: bool = False) -> None:
+        self._tagged = tagged
+
+    def delayed(self, stream: str) -> str:
+        return f"{self._beside(stream)}:retry"
+
+    def dead(self, stream: str) -> str:
+        return f"{self._beside(stream)}:dlq"
+
+    def once(self, stream: str, type_: str, key: str) -> str:
+        return f"idempotency:{self._beside(stream)}:{type_}:{key}"
+
+    def _beside(self, stream: str) -> str:
+        if not self._tagged:
+            return stream
+        opening = stream.find("{")
+        if opening >= 0 and stream.find("}", opening) > opening + 1:
+            return stream
+        if "}" in stream:
+            raise ConfigurationError(
+                f"the stream {stream!r} has a brace but no hash tag: in a cluster its retries and dead letters could not"
+                " be kept beside it. Name it without braces, or as {tag}rest"
+            )
+        return f"{{{stream}}}"
 
 
 def new_identity() -> str:

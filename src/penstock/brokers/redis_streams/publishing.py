@@ -17,7 +17,7 @@ MAX_MESSAGES = 1000
 MAX_BYTES = 8 * 1024 * 1024
 
 
-async def publish(client: RedisClient, messages: Sequence[Outgoing], now: float) -> list[str]:
+async def publish(client: RedisClient, keys: Keys, messages: Sequence[Outgoing], now: float) -> list[str]:
     """Publish in order, in as few round trips as reasonable."""
     fates: list[Any] = [None] * len(messages)
     places: list[int] = []
@@ -31,7 +31,7 @@ async def publish(client: RedisClient, messages: Sequence[Outgoing], now: float)
                 body = item.message.body
                 command: Command = ("XADD", item.destination, "*", "headers", headers, "payload", body)
             else:
-                command = _scripted(item, headers, whole=not script_sent and len(messages) > 1)
+                command = _scripted(item, headers, keys, whole=not script_sent and len(messages) > 1)
                 script_sent = True
         except ConfigurationError as wrong:
             fates[place] = wrong
@@ -49,14 +49,14 @@ async def publish(client: RedisClient, messages: Sequence[Outgoing], now: float)
     return _judge(fates)
 
 
-def _scripted(item: Outgoing, headers: bytes, *, whole: bool) -> Command:
+def _scripted(item: Outgoing, headers: bytes, names: Keys, *, whole: bool) -> Command:
     """A message with a delay or to be published once, as a call of the script."""
     message, stream = item.message, item.destination
-    keys = [stream, Keys.delayed(stream)]
+    keys = [stream, names.delayed(stream)]
     if item.once is not None:
         if message.key is None:
             raise ConfigurationError(f"a message of type {message.type!r} is to be published once but has no key")
-        keys.append(Keys.once(stream, message.type, message.key))
+        keys.append(names.once(stream, message.type, message.key))
     ident, member, delay = os.urandom(12).hex(), b"", ""
     if item.delay > 0:
         delay = str(milliseconds(item.delay + 0.0004999))  # rounded up: never early

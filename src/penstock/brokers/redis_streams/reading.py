@@ -19,7 +19,7 @@ from typing import Any
 from ...broker import Subscription
 from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
-from ...errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed
+from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from ...message import Delivery, Message, Predecessor
 from .options import Keys, Receipt, RedisStreamsOptions
 from .scripts import CLAIM, JOIN, RELEASE, SETTLE
@@ -34,15 +34,17 @@ PAGE = 1000
 class Membership:
     """What this owner holds in one group: shared by a broker and its forks."""
 
-    __slots__ = ("held", "subscription")
+    __slots__ = ("_keys", "held", "subscription")
 
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
+    def __init__(self, subscription: Subscription, keys: Keys) -> None:
+        self.subscription, self._keys = subscription, keys
         self.held: dict[str, Receipt] = {}
 
     @property
-    def delayed(self) -> str:
-        return self.subscription.delayed or Keys.delayed(self.subscription.source)
+    def keys(self) -> list[str]:
+        """What an outcome may touch: the stream, the set of what is delayed, the dead letters."""
+        source, delayed = self.subscription.source, self.subscription.delayed
+        return [source, delayed or self._keys.delayed(source), self._keys.dead(source)]
 
     def deadline(self, start: float, lease: float) -> float:
         """Until when a lease renewed after ``start`` is surely ours. Leaves time for a call to reach the server."""
@@ -65,7 +67,7 @@ class GroupReader:
         self._born = clock.monotonic()
         self._recoveries = self.ghosts = 0
         self._plain = True  # the last message had no headers of its own, so try the fast way first
-        self._cut_off: list[int] = []
+        self._cut_off: list[object] = []
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -189,8 +191,7 @@ class GroupReader:
         """End waiting reads of connections that we no longer listen to. Harmless if such an id has a new bearer."""
         cut_off, self._cut_off = self._cut_off, []
         for ident in cut_off:
-            with suppress(ReplyError, AccessDenied):
-                await self._client.call("CLIENT", "UNBLOCK", ident)
+            await self._client.unblock(ident)
 
     async def _make_group(self) -> None:
         source, group = self._names
@@ -256,10 +257,8 @@ class GroupReader:
 
     async def _pass_by(self, ids: list[str]) -> None:
         """Ack retries that are meant for another group."""
-        source, group = self._names
-        keep = int(self._options.keeps)
-        keys = [source, self.membership.delayed, Keys.dead(source)]
-        await self._client.run(SETTLE, keys, [group, self._owner, 0, keep, len(ids), *ids])
+        keep, group = int(self._options.keeps), self._names[1]
+        await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
 
 
 def _predecessor(entry: Sequence[Any]) -> Predecessor | None:

@@ -11,7 +11,7 @@ from ...clients.redis import Arg, RedisClient
 from ...errors import BrokerError
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
-from .options import Keys, Receipt
+from .options import Receipt
 from .reading import Membership
 from .scripts import EXTEND, SETTLE
 from .wire import (
@@ -80,10 +80,9 @@ class Batch:
         if not self._deliveries:
             return []
         membership, subscription = self._membership, self._membership.subscription
-        keys = [subscription.source, membership.delayed, Keys.dead(subscription.source)]
         check = int(monotonic >= self._sure_until)
         head = (subscription.group, self._owner, check, int(keep), len(self._acks))
-        ids, problem, failed = await client.run(SETTLE, keys, (*head, *self._acks, *self._others))
+        ids, problem, failed = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
         for ident in failed:
             del self._deliveries[ident.decode()]  # still leased
         held = membership.held
