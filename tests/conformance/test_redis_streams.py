@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.broker import Broker
+from penstock.broker import Broker, Retention
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.redis_cluster import SLOTS, slot_of
 from penstock.message import Message
@@ -27,6 +27,9 @@ class _RedisStreams(BrokerConformance):
 
     async def make_broker(self) -> Broker[Any]:
         return RedisStreamsBroker.from_url(self.url)
+
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        return RedisStreamsBroker.from_url(self.url, retention=retention, **limits)
 
     async def lapse(self, seconds: float) -> None:
         await asyncio.sleep(seconds)  # leases are the server's, and it has a clock of its own

@@ -36,6 +36,7 @@ CAPABILITIES = {
     "persistent": "survives a restart of the system",
     "binary": "a body may be any bytes",
     "idempotent": "publishes once for each key, in one step",
+    "retentions": "how long a message may stay that every group has acked; the first is the default",
     "shared": "several processes may work on it",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
@@ -93,6 +94,8 @@ def protocols() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each}`" for each in value)
     if value == port.FOREVER:
         return "any"
     return f"{value // 1024**2} MiB" if isinstance(value, int) and value % 1024**2 == 0 else f"{value}"

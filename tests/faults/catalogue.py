@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from penstock.testing import crash
-from tests.faults.stage import GROUP, STREAM, WORKERS, Stage
-from tests.faults.topologies import ALWAYS, EVERYSEC
+from tests.faults.stage import GROUP, WORKERS, Stage
+from tests.faults.topologies import ALWAYS, EVERYSEC, STREAM, Cluster, Replicated, Sentinels, SingleServer, Topology
 
 NTH = {"before_settle": 5, "after_settle": 5, "mid_handler": 50, "after_effect": 50}
 
@@ -18,13 +18,19 @@ NTH = {"before_settle": 5, "after_settle": 5, "mid_handler": 50, "after_effect":
 @dataclass(frozen=True, slots=True)
 class Fault:
     """``red``: every worker's readiness turns red meanwhile. ``loses``: the server itself may lose what it had
-    acknowledged. ``options``: of the server."""
+    acknowledged. ``options``: of the server. ``on``: what it befalls."""
 
     name: str
     strike: Callable[[Stage], Awaitable[None]]
     red: bool = False
     loses: bool = False
     options: tuple[str, ...] = ALWAYS
+    on: Callable[[str, tuple[str, ...]], Topology] = SingleServer
+
+
+def one(stage: Stage) -> SingleServer:
+    assert isinstance(stage.topology, SingleServer)
+    return stage.topology
 
 
 # ---------------------------------------------------------------------------------------------------------- of a worker
@@ -68,62 +74,73 @@ async def freeze(stage: Stage) -> None:
 
 async def restart(stage: Stage) -> None:
     """``kill -9`` of the server, and after a while it comes back with its file."""
-    await stage.topology.kill()
+    await one(stage).kill()
     await asyncio.sleep(stage.sizes.outage)
     stage.remember_acknowledged()  # what was on the way when it died has arrived
-    stage.kept = await stage.topology.restart(STREAM)
+    stage.kept = await one(stage).restart(STREAM)
 
 
 async def restart_without_the_last_second(stage: Stage) -> None:
     """The same, but what was written in the last second had not reached the disk."""
-    size = stage.topology.log_size()
+    size = one(stage).log_size()
     await asyncio.sleep(1.0)
-    await stage.topology.kill()
-    stage.topology.forget_behind(size)
+    await one(stage).kill()
+    one(stage).forget_behind(size)
     await asyncio.sleep(stage.sizes.outage)
     stage.remember_acknowledged()
-    stage.kept = await stage.topology.restart(STREAM)
+    stage.kept = await one(stage).restart(STREAM)
 
 
 async def flush_all(stage: Stage) -> None:
-    stage.destroyed = stage.topology.flush_all(STREAM)
+    stage.destroyed = one(stage).flush_all(STREAM)
 
 
 async def flush_scripts(stage: Stage) -> None:
-    stage.topology.flush_scripts()
+    one(stage).flush_scripts()
 
 
 async def destroy_group(stage: Stage) -> None:
-    stage.topology.destroy_group(STREAM, GROUP)
+    one(stage).destroy_group(STREAM, GROUP)
+
+
+async def lose_the_primary(stage: Stage) -> None:
+    """``kill -9`` of a primary that never comes back; its replica takes over with what it had got."""
+    topology = stage.topology
+    assert isinstance(topology, Replicated)
+    topology.kill_primary()
+    await asyncio.sleep(0.3)  # what was on the way has arrived, and nobody has taken over yet
+    stage.remember_acknowledged()
+    stage.kept = stage.topology.kept(STREAM)
+    await stage.until(lambda: topology.promoted)
 
 
 # ------------------------------------------------------------------------------------------------------- of the network
 
 
 async def cut(stage: Stage) -> None:
-    stage.topology.network.cut()
+    one(stage).network.cut()
 
 
 async def reset(stage: Stage) -> None:
-    stage.topology.network.reset()
+    one(stage).network.reset()
 
 
 async def half_close(stage: Stage) -> None:
-    stage.topology.network.half_close()
+    one(stage).network.half_close()
 
 
 async def blackhole(stage: Stage) -> None:
-    stage.topology.network.blackhole()
+    one(stage).network.blackhole()
     await asyncio.sleep(stage.sizes.blackhole)
-    stage.topology.network.heal()
+    one(stage).network.heal()
 
 
 async def slow(stage: Stage) -> None:
     """40 kB a second for each connection, and 50 ms for each piece."""
-    stage.topology.network.slow(40_000)
-    stage.topology.network.latency(0.05)
+    one(stage).network.slow(40_000)
+    one(stage).network.latency(0.05)
     await asyncio.sleep(stage.sizes.outage)
-    stage.topology.network.heal()
+    one(stage).network.heal()
 
 
 POINTS = [point for point in crash.POINTS if point != "during_reclaim"]
@@ -148,4 +165,6 @@ FAULTS = [
     Fault("connections half-closed", half_close),
     Fault("network swallows everything", blackhole, red=True),
     Fault("network slowed", slow),
+    Fault("primary killed, its replica takes over", lose_the_primary, red=True, loses=True, on=Sentinels),
+    Fault("node killed, its replica takes over", lose_the_primary, red=True, loses=True, on=Cluster),
 ]

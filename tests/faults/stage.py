@@ -13,9 +13,9 @@ from penstock import BrokerError, Producer, Send, open_broker
 from penstock.broker import FOREVER
 from tests.end_to_end.fleet import Fleet
 from tests.end_to_end.jobs import Job
-from tests.faults.topologies import SingleServer
+from tests.faults.topologies import STREAM, Topology
 
-STREAM, GROUP = "jobs", "default"
+GROUP = "default"
 WORKERS = 3
 BATCH = 25
 LEAD = 1500  # jobs that the sender may be ahead of the workers
@@ -24,11 +24,12 @@ DELAYED, SPAWNING = 10, 25  # every so many jobs one is sent for later, one send
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """``jobs`` sent; ``lease`` of the workers; ``outage``: seconds that something longer than the lease lasts;
+    """``jobs`` sent; ``lease`` of the workers, and ``deadline`` of each of their calls; ``outage``: seconds that something longer than the lease lasts;
     ``blackhole``: seconds without a network."""
 
     jobs: int
     lease: float
+    deadline: float
     outage: float
     blackhole: float
     patience: float
@@ -102,7 +103,7 @@ class Stage:
     what the fault is about. ``frozen``: pids of those that could say nothing meanwhile.
     """
 
-    topology: SingleServer
+    topology: Topology
     sizes: Sizes
     fleet: Fleet
     load: Load | None = None
@@ -115,7 +116,7 @@ class Stage:
     _seen: int = 0
 
     @classmethod
-    def make(cls, topology: SingleServer, sizes: Sizes, directory: Path) -> Stage:
+    def make(cls, topology: Topology, sizes: Sizes, directory: Path) -> Stage:
         fleet = Fleet(
             topology.workers_url,
             directory,
@@ -124,7 +125,7 @@ class Stage:
             interval=sizes.lease / 4,
             wait=0.5,
             max_attempts=20,
-            options={"timeout": 1.0},
+            options={"timeout": sizes.deadline},
         )
         return cls(topology, sizes, fleet)
 

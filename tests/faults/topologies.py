@@ -1,7 +1,6 @@
 """Servers that faults befall: how they are started, where clients find them, how they are hurt.
 
-A topology is one small class. Faults ask for what they need by the names of its methods: one that a topology does not
-have is not run on it.
+A topology is one small class; each fault names the one that it is for.
 """
 
 from __future__ import annotations
@@ -9,14 +8,44 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.testing import FaultProxy
+from tests.servers.redis_cluster import OwnCluster
+from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, find_binary
 
+STREAM = "jobs"
 NAMES = {"redis": "Redis", "valkey": "Valkey"}
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+
+class Topology(Protocol):
+    """What every stage stands on."""
+
+    @property
+    def name(self) -> str:
+        """What it is, with its version."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where the sender and the judge find it."""
+        ...
+
+    @property
+    def workers_url(self) -> str:
+        """Where the workers do."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def kept(self, stream: str) -> set[int]:
+        """The numbers of the jobs that it has: waiting, leased or delayed."""
+        ...
 
 
 class SingleServer:
@@ -30,8 +59,7 @@ class SingleServer:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._server.start)
-        about = self.call("INFO", "server")
-        self.name = f"{NAMES[self._kind]} {about.get('valkey_version') or about['redis_version']}"
+        self.name = _name(self._kind, self._server)
         self._proxy = FaultProxy("127.0.0.1", self._server.port)
         await self._proxy.listen()
 
@@ -59,8 +87,7 @@ class SingleServer:
     # ------------------------------------------------------------------------------------------------ what is there
 
     def kept(self, stream: str) -> set[int]:
-        """The numbers of the jobs that the server has: waiting, leased or delayed."""
-        return _numbers(self.call("XRANGE", stream, "-", "+"), self.call("ZRANGE", f"{stream}:retry", 0, -1))
+        return _kept(self._server, stream, f"{stream}:retry")
 
     # ------------------------------------------------------------------------------------------------ how it is hurt
 
@@ -103,7 +130,94 @@ class SingleServer:
         assert self.call("XGROUP", "DESTROY", stream, group) == 1
 
     def _log(self) -> Path:
-        return max((self._server._directory / "appendonlydir").glob("*.incr.aof"))
+        return max((self._server.directory / "appendonlydir").glob("*.incr.aof"))
+
+
+class Replicated:
+    """A primary that has a replica: the part of a larger topology that can be hurt."""
+
+    primary: OwnServer
+    replica: OwnServer
+
+    def kill_primary(self) -> None:
+        """``kill -9``; nobody brings it back."""
+        self.primary.kill()
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the replica has taken over."""
+        import redis
+
+        try:
+            return bool(self.replica.call("INFO", "replication")["role"] == "master")
+        except redis.ConnectionError:  # it drops its clients when its role changes
+            return False
+
+
+class Sentinels(Replicated):
+    """A primary, its replica and three sentinels."""
+
+    def __init__(self, kind: str, _options: tuple[str, ...] = ()) -> None:
+        self._kind, self._servers = kind, OwnSentinels(find_binary(kind))
+        self.name = NAMES[kind]
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._servers.start)
+        assert self._servers.replica is not None
+        self.primary, self.replica = self._servers.primary, self._servers.replica
+        self.name = f"{_name(self._kind, self.primary)}, Sentinel"
+
+    async def stop(self) -> None:
+        self._servers.stop()
+
+    @property
+    def url(self) -> str:
+        return self._servers.url
+
+    workers_url = url
+
+    def kept(self, stream: str) -> set[int]:
+        return _kept(self.primary if self.primary.running else self.replica, stream, f"{stream}:retry")
+
+
+class Cluster(Replicated):
+    """Three primaries with a replica each. The one that has the stream is the one to be hurt."""
+
+    def __init__(self, kind: str, _options: tuple[str, ...] = ()) -> None:
+        self._kind, self._servers = kind, OwnCluster(find_binary(kind), replicas=3)
+        self.name = NAMES[kind]
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._servers.start)
+        self.primary = self._servers.at(STREAM)
+        self.replica = self._servers.replicas[self._servers.primaries.index(self.primary)]
+        self.name = f"{_name(self._kind, self.primary)}, Cluster"
+
+    async def stop(self) -> None:
+        self._servers.stop()
+
+    @property
+    def url(self) -> str:
+        return self._servers.url
+
+    workers_url = url
+
+    def kept(self, stream: str) -> set[int]:
+        return _kept(self.primary if self.primary.running else self.replica, stream, f"{{{stream}}}:retry")
+
+
+def _name(kind: str, server: OwnServer) -> str:
+    about = server.call("INFO", "server")
+    return f"{NAMES[kind]} {about.get('valkey_version') or about['redis_version']}"
+
+
+def _kept(server: OwnServer, stream: str, delayed: str) -> set[int]:
+    import redis
+
+    with redis.Redis.from_url(server.url, single_connection_client=True) as client:
+        if client.info("cluster")["cluster_enabled"]:
+            client.execute_command("READONLY")  # a replica in a cluster sends us away otherwise
+        return _numbers(client.xrange(stream), client.zrange(delayed, 0, -1))
 
 
 def _numbers(entries: list[Any], delayed: list[Any]) -> set[int]:

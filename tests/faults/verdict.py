@@ -22,7 +22,7 @@ class Verdict:
     """One row of the table. Seconds count from the end of the fault, ``red`` from its beginning.
 
     ``twice``: executions that were not the first of their job, by what explains them; ``lines``: the most that one
-    worker logged about one role's outage, and about all of them.
+    worker logged about the beginning of outages of one role, and of all roles.
     """
 
     fault: str
@@ -84,7 +84,12 @@ def explained(stage: Stage) -> dict[tuple[int, int], str]:
                 why = "its handler could not reach the server, and it was retried"
             elif number < 0 and len(runs.get(-number, ())) > 1:
                 why = "its sender ran twice"
-            elif stage.kept is not None and number in stage.kept and before.at < stage.times.healed <= again.at:
+            elif (
+                stage.kept is not None
+                and number in stage.kept
+                and before.at < stage.times.healed
+                and again.at > stage.times.struck
+            ):
                 why = "the server lost its ack"
             else:
                 why = "unexplained"
@@ -126,6 +131,27 @@ def log_lines(stage: Stage) -> tuple[int, int]:
         roles += found.values()
         workers.append(found.total())
     return max(roles), max(workers)
+
+
+def repeated_lines(stage: Stage) -> list[str]:
+    """Lines about the beginning of an outage that had begun already."""
+    found: list[str] = []
+    for member in stage.fleet.members:
+        down: set[str] = set()
+        for line in member.log:
+            if begun := OUTAGE.search(line):
+                if begun[1] in down:
+                    found.append(f"{member.pid}: {line}")
+                down.add(begun[1])
+            elif over := OVER.search(line):
+                down.discard(over[1])
+    return found
+
+
+def all_ready(stage: Stage) -> bool:
+    """Whether every worker that lived through it says so."""
+    last = {line.pid: line.event for line in stage.fleet.lines if line.event in {"ready", "unready"}}
+    return all(last.get(member.pid) == "ready" for member in witnesses(stage))
 
 
 def unfinished_outages(stage: Stage) -> list[str]:

@@ -44,6 +44,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         persistent=True,
         binary=True,
         idempotent=True,
+        retentions=("interest", "workqueue", "limits", "keep"),
         shared=True,
         max_batch=MAX_BATCH,
         max_body=512 * 1024 * 1024,
