@@ -40,6 +40,14 @@ def valkey_server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def new_redis_server() -> Server:
+    url = os.environ.get("PENSTOCK_TEST_NEW_REDIS_URL")
+    if not url:
+        pytest.skip("PENSTOCK_TEST_NEW_REDIS_URL names no Redis 8.2 or newer; Redis 7.0 and Valkey are always tested")
+    return Server(url)
+
+
+@pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[OwnCluster]:
     yield from started("redis", OwnCluster)
 

@@ -94,6 +94,12 @@ class TestValkey(_Single):
     kind = "valkey"
 
 
+class TestNewRedis(_Single):
+    """A Redis 8.2 or newer, which no package of Debian 12 brings: the one that PENSTOCK_TEST_NEW_REDIS_URL names."""
+
+    kind = "new_redis"
+
+
 class TestRedisCluster(_Cluster):
     kind = "redis"
 

@@ -11,9 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import redis
 
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
+from penstock.brokers.redis_streams.settling import Native
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError
 from penstock.message import Delivery, Message
 from penstock.outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -482,3 +484,40 @@ def raw(server: Server, *command: str | bytes | int) -> Any:
 
 def astuple(promoted: Any) -> tuple[int, float | None]:
     return promoted.count, promoted.next_due
+
+
+# ------------------------------------------------------------------------------------------------ newer server commands
+
+
+async def test_a_server_without_xackdel_is_asked_for_it_once(
+    broker: RedisStreamsBroker, shared_server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    """What a newer server does with it is in the conformance suite, which runs on one if there is one."""
+    with suppress(redis.ResponseError):
+        shared_server.call("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")
+        pytest.skip("this server has it")
+    asked: list[str] = []
+    call = broker._client.call
+    monkeypatch.setattr(broker._client, "call", lambda *command: asked.append(command[0]) or call(*command))
+    for _ in range(3):
+        await send(broker, b"1", b"2")
+        await settle(broker, await broker.fetch(SUB, 2, 0.0), ACK)
+    assert 0 == shared_server.call("XLEN", "s")
+    assert 1 == asked.count("XACKDEL")
+
+
+class _Modern:
+    """A client of a server that knows XACKDEL, as Redis 8.2 answers."""
+
+    def __init__(self, reply: list[int]) -> None:
+        self.reply, self.commands = reply, list[Any]()
+
+    async def call(self, *command: Any) -> Any:
+        self.commands.append(command)
+        return self.reply
+
+
+async def test_a_server_with_xackdel_acks_and_deletes_in_one_command():
+    client: Any = _Modern([1, -1, 2])  # deleted, not leased, needed by another group
+    assert ["2-0"] == await Native().ack(client, "s", "g", ["1-0", "2-0", "3-0"])
+    assert [("XACKDEL", "s", "g", "ACKED", "IDS", 3, "1-0", "2-0", "3-0")] == client.commands

@@ -27,7 +27,7 @@ from .options import Receipt, RedisStreamsOptions, new_identity
 from .publishing import publish
 from .reading import GroupReader, Membership
 from .scripts import PROMOTE, TRIM
-from .settling import MAX_IDS, Batch, by_group
+from .settling import MAX_IDS, Batch, Native, by_group
 from .wire import handled_by
 
 MAX_BATCH = 1000
@@ -64,6 +64,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self.identity: str = original.identity if original else options.consumer or new_identity()
         self._members: dict[tuple[str, str], Membership] = original._members if original else {}  # noqa: SLF001 - our own class
         self._readers: dict[tuple[str, str], GroupReader] = {}
+        self._native = Native()
         self._opened = self._closed = False
 
     @classmethod
@@ -132,7 +133,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
             for i in range(0, len(items), MAX_IDS):
                 batch = Batch(member, self.identity, clock.time())
                 lost += batch.fill(items[i : i + MAX_IDS])
-                lost += await batch.apply(self._client, keep=keep, monotonic=clock.monotonic())
+                lost += await batch.apply(self._client, self._native, keep=keep, monotonic=clock.monotonic())
                 if batch.released and name in self._readers:
                     self._readers[name].look_soon()
         return lost

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ...broker import Settlement
-from ...clients.redis import Arg, RedisClient
-from ...errors import BrokerError
+from ...clients.redis import Arg, RedisClient, ReplyError
+from ...errors import AccessDenied, BrokerError
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
 from .options import Receipt
@@ -40,6 +40,28 @@ def by_group(items: Sequence[T], deliveries: Sequence[Delivery[Any]]) -> dict[tu
             members = groups.setdefault((source, group), [])
         members.append(item)
     return groups
+
+
+class Native:
+    """Whether the server has XACKDEL (Redis 8.2): asked by using it, and not again once it said no.
+
+    It does what the script does with acks that need no check, in one command: the same time with one group, less than
+    half of it with three.
+    """
+
+    def __init__(self) -> None:
+        self.known = True
+
+    async def ack(self, client: RedisClient, source: str, group: str, ids: Sequence[Arg]) -> list[Arg] | None:
+        """Ack, and delete what every group has acked; return those that were not leased, or ``None`` if it cannot."""
+        if not self.known:
+            return None
+        try:
+            reply: list[int] = await client.call("XACKDEL", source, group, "ACKED", "IDS", len(ids), *ids)
+        except (ReplyError, AccessDenied):  # unknown to this server, or not allowed to us: nothing was done
+            self.known = False
+            return None
+        return [ident for ident, did in zip(ids, reply, strict=True) if did < 0]
 
 
 class Batch:
@@ -75,12 +97,20 @@ class Batch:
         self._sure_until = sure_until
         return refused
 
-    async def apply(self, client: RedisClient, *, keep: bool, monotonic: float) -> list[Delivery[Receipt]]:
-        """Run the script; return the deliveries that were lost."""
+    async def apply(
+        self, client: RedisClient, native: Native, *, keep: bool, monotonic: float
+    ) -> list[Delivery[Receipt]]:
+        """Run the script, or one command that does the same; return the deliveries that were lost."""
         if not self._deliveries:
             return []
         membership, subscription = self._membership, self._membership.subscription
         check = int(monotonic >= self._sure_until)
+        if not check and not keep and not self._others:
+            gone = await native.ack(client, subscription.source, subscription.group, self._acks)
+            if gone is not None:
+                for ident in self._deliveries:
+                    membership.held.pop(ident, None)
+                return [self._deliveries[str(ident)] for ident in gone]
         head = (subscription.group, self._owner, check, int(keep), len(self._acks))
         ids, problem, failed = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
         for ident in failed:
