@@ -60,7 +60,7 @@ class Member:
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join((source, root)),
                     "PYTHONFAULTHANDLER": "1",
-                    crash.VARIABLE: crash_at,
+                    **({crash.VARIABLE: crash_at} if crash_at else {}),
                 },
             )
         self.pid = self._process.pid
