@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from msgspec.structs import replace
+
 from ...broker import Subscription
 from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
@@ -222,7 +224,7 @@ class GroupReader:
         held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
         for entry in entries:
             ident, fields, defect, message = entry[0].decode(), entry[1], None, None
-            count, last = (entry[2], _predecessor(entry)) if len(entry) > 2 else (1, None)
+            count = entry[2] if len(entry) > 2 else 1
             if len(fields) == 4 and fields[0] == HEADERS and fields[2] == PAYLOAD:
                 receipt = Receipt(deadline, fields[1])
                 if self._plain:
@@ -241,16 +243,10 @@ class GroupReader:
                     message = Message(id=ident, type="", body=pick(fields)[1] or b"")
             held[ident] = receipt
             found.append(
-                Delivery(
-                    message=message,
-                    source=source,
-                    group=group,
-                    receipt=receipt,
-                    count=count,
-                    defect=defect,
-                    predecessor=last,
-                )
+                Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
             )
+            if len(entry) > 2:  # off the fast path
+                found[-1] = replace(found[-1], predecessor=_predecessor(entry))
         if others:
             await self._pass_by(others)
         return found
