@@ -187,7 +187,7 @@ class Executor:
         if self.expired != "run" and has_expired(message.headers, self.clock.time()):
             return self._expired(delivery)
         if delivery.count > 1 and delivery.attempt >= self.policy.max_attempts:
-            return DeadLetter("poison", meta={"deliveries": delivery.count, "attempts": delivery.attempt})
+            return DeadLetter("poison", meta=_crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
             return DeadLetter("tooLarge", PayloadTooLarge(text))
@@ -244,6 +244,13 @@ class Executor:
 
 def _undecoded(error: Exception) -> DeadLetter:
     return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+
+
+def _crashes(delivery: Delivery[Any]) -> dict[str, Any]:
+    """What is known of the crashes of a message, for who looks at its dead letter."""
+    known: dict[str, Any] = {"deliveries": delivery.count, "attempts": delivery.attempt}
+    last = delivery.predecessor
+    return known if last is None else {**known, "lastOwner": last.owner, "silentSeconds": round(last.silent, 3)}
 
 
 def _called(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -6,7 +6,6 @@ jobs are not hoarded by one worker and fast ones never wait for the next read.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,9 @@ from typing import Any
 from .broker import Broker, Subscription
 from .checks import at_least_one, positive
 from .clock import Clock
-from .errors import BrokerError
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-
-logger = logging.getLogger("penstock")
 
 AHEAD = 0.05  # seconds of work that are fetched ahead
 PREFETCH_BYTES = 64 * 1024 * 1024
@@ -87,11 +83,7 @@ class Intake:
                 continue
             try:
                 deliveries = await self._broker.fetch(self._subscription, room, self._prefetch.wait)
-            except BrokerError as error:
-                await self._clock.sleep(self._outage.failed(error))
-                continue
-            except Exception as error:
-                logger.exception("fetching from %s failed unexpectedly", self._subscription.source)
+            except Exception as error:  # noqa: BLE001 whatever is wrong, the intake goes on
                 await self._clock.sleep(self._outage.failed(error))
                 continue
             self._outage.recovered()

@@ -61,6 +61,7 @@ class Ledger:
         self.wake: Callable[[], object] = _nobody
         self.closed = False  # nothing new begins here
         self.aside = 0  # of what is held, how much waits for something else than a slot
+        self.on_lost: Callable[[Delivery[Any]], object] = lambda _: None
         self.counters = Counters()
         self.done = asyncio.Event()
         self.room = asyncio.Event()
@@ -100,7 +101,8 @@ class Ledger:
         if ident in self.settling:
             self.parked.append(new)
             return False
-        self.lose(old)
+        if self.lose(old):
+            self.on_lost(old)
         return True
 
     def finish(self, delivery: Delivery[Any], outcome: Outcome) -> None:

@@ -162,6 +162,7 @@ class Running:
             outage=self._outage("intake"),
         )
         self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self.ledger.on_lost = self._settler.lost
         self._intake_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.hurry = asyncio.Event()
@@ -318,8 +319,8 @@ class Running:
 
     @property
     def healthy(self) -> bool:
-        """Whether the broker answered the last fetch."""
-        return self.intake.answered_at is not None and not self.intake.down
+        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched."""
+        return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
 
     def _outage(self, role: str) -> OutageLog:
         around = self._around

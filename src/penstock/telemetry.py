@@ -66,6 +66,14 @@ class Reclaimed(msgspec.Struct, frozen=True):
     count: int
 
 
+class LostPayload(msgspec.Struct, frozen=True):
+    """``count`` messages were deleted by somebody while they were leased or handed back: nobody will run them again."""
+
+    stream: str
+    group: str
+    count: int
+
+
 class Promoted(msgspec.Struct, frozen=True):
     """Delayed messages have become due."""
 
@@ -83,7 +91,7 @@ class Outage(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Event: TypeAlias = Published | Started | Finished | LeaseLost | Reclaimed | Promoted | Outage
+Event: TypeAlias = Published | Started | Finished | LeaseLost | Reclaimed | LostPayload | Promoted | Outage
 Listener: TypeAlias = Callable[[Event], None]
 
 

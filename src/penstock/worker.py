@@ -83,7 +83,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer has an answer from its broker and none is in an outage."""
+        """Whether every consumer has an answer from its broker and none is unable to fetch or settle."""
         return not self._quiet and all(
             consumer.running and all(running.healthy for running in consumer.running) for consumer in self.consumers
         )

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ..broker import Retention
+from ..checks import history_free
 from ..errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed, InvalidURL, MissingExtra
 
 try:
@@ -36,7 +38,7 @@ Work: TypeAlias = Callable[[sa.Connection], T]
 OLDEST_SQLITE = (3, 35, 0)
 EXPECTED = (
     "expected sqlite:///relative/path.db, sqlite:////absolute/path.db or sqlite:// (in memory), "
-    "with the options ?timeout=SECONDS&durability=normal|full&prefix=NAME_"
+    "with the options ?timeout=SECONDS&durability=normal|full&prefix=NAME_&retention=interest|workqueue"
 )
 # SQLite's own waiting grows to naps of 100 ms, in which a busy neighbour takes the lock again and again. So it gives
 # up soon and the runner asks again at short random intervals.
@@ -53,14 +55,17 @@ class SqlOptions:
     ``path``: the file; ``None`` is a database in this process's memory. ``timeout``: seconds a call may wait for other
     writers. ``durability``: ``full`` syncs every commit to disk; ``normal`` survives a crash of the process but may
     lose the last commits when the machine loses power. ``prefix``: what the names of all tables begin with.
+    ``retention``: ``interest`` removes a message once every group has acked it; ``workqueue`` too, and admits one group.
     """
 
     path: str | None
     timeout: float = 5.0
     durability: Literal["normal", "full"] = "normal"
     prefix: str = "penstock_"
+    retention: Retention = "interest"
 
     def __post_init__(self) -> None:
+        history_free("SQLite", self.retention)
         if self.durability not in {"normal", "full"}:
             raise ConfigurationError(f"durability is 'normal' or 'full', not {self.durability!r}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,31}", self.prefix):
@@ -89,7 +94,7 @@ class SqlOptions:
     @staticmethod
     def _query(url: str, text: str) -> dict[str, Any]:
         query: dict[str, Any] = dict(parse_qsl(text, keep_blank_values=True))
-        if unknown := query.keys() - {"timeout", "durability", "prefix"}:
+        if unknown := query.keys() - {"timeout", "durability", "prefix", "retention"}:
             raise InvalidURL(f"unknown option {min(unknown)!r}: {EXPECTED}; got {url!r}")
         if "timeout" in query:
             try:

@@ -8,6 +8,7 @@ metric                                        kind       labels
 ``penstock_retry_scheduled_total``            counter    stream, group, type
 ``penstock_dlq_total``                        counter    stream, group, type, reason
 ``penstock_claimed_total``                    counter    stream, group
+``penstock_lost_payload_total``               counter    stream, group
 ``penstock_promoted_total``                   counter    stream
 ``penstock_lease_lost_total``                 counter    stream, group, type
 ``penstock_outages_total``                    counter    role, stream
@@ -90,6 +91,8 @@ class PrometheusMetrics:
         self._retried = counter("retry_scheduled_total", "Retries scheduled", *OF_MESSAGE)
         self._dead = counter("dlq_total", "Messages dead-lettered", *OF_MESSAGE, "reason")
         self._claimed = counter("claimed_total", "Deliveries taken over from dead workers", "stream", "group")
+        self._ghosts = counter("lost_payload_total", "Messages deleted while they were leased", "stream", "group")
+        self._of_group = {telemetry.Reclaimed: self._claimed, telemetry.LostPayload: self._ghosts}
         self._promoted = counter("promoted_total", "Delayed messages that became due", "stream")
         self._lost = counter("lease_lost_total", "Leases lost to another worker", *OF_MESSAGE)
         self._outages = counter("outages_total", "Times a broker became unreachable", "role", "stream")
@@ -117,8 +120,8 @@ class PrometheusMetrics:
                 self._produced.labels(stream, type_).inc(count)
             case telemetry.LeaseLost(stream, group, type_, _):
                 self._lost.labels(stream, group, type_).inc()
-            case telemetry.Reclaimed(stream, group, count):
-                self._claimed.labels(stream, group).inc(count)
+            case telemetry.Reclaimed(stream, group, count) | telemetry.LostPayload(stream, group, count):
+                self._of_group[type(event)].labels(stream, group).inc(count)
             case telemetry.Promoted(stream, count):
                 self._promoted.labels(stream).inc(count)
             case telemetry.Outage(role, stream, ended):

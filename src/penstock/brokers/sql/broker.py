@@ -54,7 +54,13 @@ class SqlBroker:
         self.identity = identity or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         on_disk = options.path is not None
         self.capabilities = Capabilities(
-            max_delay=FOREVER, ordered=True, fanout=True, persistent=on_disk, idempotent=True, shared=on_disk
+            max_delay=FOREVER,
+            ordered=True,
+            fanout=True,
+            persistent=on_disk,
+            idempotent=True,
+            retentions=("interest", "workqueue"),
+            shared=on_disk,
         )
         self._options, self._clock = options, clock
         self._schema = schema(options.prefix)
@@ -250,11 +256,11 @@ class SqlBroker:
         )
 
     async def _claim(self, subscription: Subscription, limit: int) -> _Deliveries:
-        token, keep = self._token(), subscription.start == "first"
+        token, alone = self._token(), self._options.retention == "workqueue"
 
         def work(conn: sa.Connection) -> _Deliveries:
             now = self._clock.time()
-            join(conn, self._schema, self._rows, subscription.source, subscription.group, keep=keep, now=now)
+            join(conn, self._schema, self._rows, subscription, alone=alone, now=now)
             return self._rows.claim(conn, subscription, limit, token=token, owner=self.identity, now=now)
 
         return await self._guarded(work)
