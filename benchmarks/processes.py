@@ -4,6 +4,9 @@ One Redis, started here; a backlog; then ``penstock worker`` without a superviso
 turn in every round. The clock runs from the first tenth of the backlog to the last, with all processes at work. Jobs
 that do nothing show what the library and the server cost each other; jobs that keep a processor busy for a
 millisecond show what more processes are for. The server needs a processor as well: look at the ratios beside their number.
+
+Processor time for each job is shown too: what other programs do meanwhile hardly disturbs it, and where processes stood
+in each other's way it would grow with their number.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,15 @@ from penstock.cli.bench_work import CHUNK, Job, job
 from tests.servers.redis_server import OwnServer, find_binary
 
 ALONE = "no supervisor"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Drain:
+    """One backlog: jobs per second, and seconds of processor time for each job."""
+
+    rate: float
+    cost: float
 
 
 def main() -> None:
@@ -46,9 +59,9 @@ def main() -> None:
 
 def measured(
     server: OwnServer, url: str, options: argparse.Namespace, busy: float, jobs: int
-) -> dict[str, list[float]]:
-    """Jobs per second of each round, by the number of processes."""
-    rates: dict[str, list[float]] = defaultdict(list)
+) -> dict[str, list[Drain]]:
+    """Each round, by the number of processes."""
+    rates: dict[str, list[Drain]] = defaultdict(list)
     for _ in range(options.rounds):
         for count in (0, *options.processes):
             server.flush()
@@ -56,8 +69,8 @@ def measured(
     return rates
 
 
-async def drain(url: str, count: int, busy: float, jobs: int) -> float:
-    """Jobs per second of ``count`` processes; 0: one without a supervisor."""
+async def drain(url: str, count: int, busy: float, jobs: int) -> Drain:
+    """``count`` processes at work; 0: one without a supervisor."""
     queue: Any = open_broker(url)
     producer = Producer(queue, STREAM, Job)
     for sent in range(0, jobs, CHUNK):
@@ -73,15 +86,23 @@ async def drain(url: str, count: int, busy: float, jobs: int) -> float:
                 while len(list(Path(gate).iterdir())) < (count or 1):  # noqa: ASYNC110, ASYNC240 -- other processes
                     await asyncio.sleep(0.01)
                 (Path(gate) / "open").touch()
-                began = await left(queue, jobs * 9 // 10)
-                ended = await left(queue, jobs // 10)
+                pids = [int(each.name) for each in Path(gate).iterdir() if each.name.isdecimal()]  # noqa: ASYNC240
+                began, spent = await left(queue, jobs * 9 // 10), processor_time(pids)
+                ended, spent = await left(queue, jobs // 10), processor_time(pids) - spent
         finally:
             worker.terminate()
             code = worker.wait(60)
             await queue.close()
     if code:
         raise RuntimeError(f"the worker ended with {code}")
-    return (began[1] - ended[1]) / (ended[0] - began[0])
+    done = began[1] - ended[1]
+    return Drain(done / (ended[0] - began[0]), spent / done)
+
+
+def processor_time(pids: list[int]) -> float:
+    """Seconds that these processes have had a processor."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -95,16 +116,15 @@ async def left(queue: Any, most: int) -> tuple[float, int]:
     return time.perf_counter(), size
 
 
-def table(name: str, rates: dict[str, list[float]]) -> str:
+def table(name: str, rates: dict[str, list[Drain]]) -> str:
     """Medians, and ratios to one process without a supervisor, taken within each round."""
     lines = [f"\n{name}, {os.cpu_count()} processors, Redis on the same machine"]
-    lines.append(f"  {'processes':16}{'jobs/s':>12}{'ratio':>8}   rounds")
+    lines.append(f"  {'processes':16}{'jobs/s':>12}{'ratio':>8}   {'rounds':12}{'µs/job':>12}")
     for count, found in rates.items():
-        ratios = [mine / base for mine, base in zip(found, rates[ALONE], strict=True)]
-        lines.append(
-            f"  {count:16}{statistics.median(found):>12,.0f}{statistics.median(ratios):>8.2f}"
-            f"   {min(ratios):.2f} … {max(ratios):.2f}"
-        )
+        ratios = [mine.rate / base.rate for mine, base in zip(found, rates[ALONE], strict=True)]
+        rate, cost = statistics.median(each.rate for each in found), statistics.median(each.cost for each in found)
+        spread = f"{min(ratios):.2f} … {max(ratios):.2f}"
+        lines.append(f"  {count:16}{rate:>12,.0f}{statistics.median(ratios):>8.2f}   {spread:12}{cost * 1e6:>12,.1f}")
     return "\n".join(lines)
 
 
