@@ -16,7 +16,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance bench bench-peers docs check pins clean
+.PHONY: help demo setup fmt lint types layers servers test conformance simulate endurance faults bench bench-peers docs check pins clean
 
 help: ## list what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -55,9 +55,15 @@ simulate: setup ## live through many worlds from seeds; SEEDS=5000, or SEEDS=500
 	PENSTOCK_SEEDS=$(SEEDS) PENSTOCK_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -ra -s --timeout 3600 \
 	  tests/simulation/test_simulation.py tests/simulation/test_state_machine.py $(ARGS)
 
-endurance: setup servers ## crashes, stops and long handlers at full size: 50 000 jobs, a minute in a handler, 40 rounds
-	PENSTOCK_E2E_JOBS=50000 PENSTOCK_E2E_LONG=60 PENSTOCK_E2E_ROUNDS=40 $(BIN)/pytest -ra -s --timeout 900 \
-	  tests/end_to_end/test_crashes.py tests/end_to_end/test_stopping.py tests/end_to_end/test_long_handlers.py $(ARGS)
+endurance: setup servers ## at full size: crashes (50 000 jobs), stops, long handlers (a minute), a million messages
+	PENSTOCK_E2E_MESSAGES=1000000 PENSTOCK_E2E_JOBS=50000 PENSTOCK_E2E_LONG=60 PENSTOCK_E2E_ROUNDS=40 $(BIN)/pytest -ra -s --timeout 900 \
+	  tests/end_to_end/test_crashes.py tests/end_to_end/test_stopping.py tests/end_to_end/test_long_handlers.py \
+	  tests/end_to_end/test_volume.py $(ARGS)
+
+faults: setup servers ## kill workers and servers, cut networks, 50 000 jobs each; renews the table in the docs
+	PENSTOCK_FAULT_JOBS=$(or $(PENSTOCK_FAULT_JOBS),50000) PENSTOCK_FAULT_BLACKHOLE=$(or $(PENSTOCK_FAULT_BLACKHOLE),60) PENSTOCK_FAULT_SERVERS=all \
+	  PENSTOCK_FAULT_RESULTS=docs/reference/faults.json $(BIN)/pytest -ra -s tests/faults $(ARGS)
+	$(BIN)/python -m tests.docs.generate
 
 bench: $(VENV)/dev.stamp servers ## measure, each figure beside a bare client's in the same run
 	$(BIN)/python -m benchmarks.core $(ARGS)

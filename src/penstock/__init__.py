@@ -14,6 +14,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .app import open_broker as open_broker
     from .app import open_store as open_store
+    from .batches import Batch as Batch
     from .broker import Broker as Broker
     from .broker import Capabilities as Capabilities
     from .codec import Codec as Codec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import BrokerError as BrokerError
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ConnectionFailed as ConnectionFailed
+    from .errors import HandlerTimeout as HandlerTimeout
     from .errors import PayloadError as PayloadError
     from .errors import PayloadTooLarge as PayloadTooLarge
     from .errors import PenstockError as PenstockError
@@ -60,11 +62,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": "open_broker open_store",
+    "batches": "Batch",
     "broker": "Broker Capabilities",
     "codec": "Codec",
     "consumer": "Consumer",
     "context": "Context current",
-    "errors": "BrokerError ConfigurationError ConnectionFailed PayloadError PayloadTooLarge PenstockError PublishError "
+    "errors": "BrokerError ConfigurationError ConnectionFailed HandlerTimeout PayloadError PayloadTooLarge PenstockError PublishError "
     "ValidationError",
     "executor": "Limits",
     "inspector": "Inspector",
@@ -86,6 +89,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __all__ = [
     "TELEMETRY",
     "Ack",
+    "Batch",
     "Broker",
     "BrokerError",
     "Capabilities",
@@ -102,6 +106,7 @@ __all__ = [
     "Envelope",
     "Exponential",
     "ExponentialJitter",
+    "HandlerTimeout",
     "Idempotency",
     "IdempotencyCache",
     "Inspector",

@@ -86,7 +86,8 @@ def _memory(url: str, options: dict[str, Any]) -> Broker[Any]:
     from .brokers.memory_system import MemorySystem
 
     name, parts = urlsplit(url).netloc, urlsplit(url)
-    if options or parts.query or parts.path.strip("/"):
-        raise InvalidURL(f"memory:// and memory://name take no path and no options, got {url!r} {', '.join(options)}")
+    if options.keys() - {"retention"} or parts.query or parts.path.strip("/"):
+        wrong = ", ".join(options)
+        raise InvalidURL(f"memory:// and memory://name take no path and no option but retention, got {url!r} {wrong}")
     system = _systems.setdefault(name, MemorySystem()) if name else MemorySystem()
-    return MemoryBroker(system, identity=f"memory:{os.getpid()}:{os.urandom(4).hex()}")
+    return MemoryBroker(system, identity=f"memory:{os.getpid()}:{os.urandom(4).hex()}", **options)

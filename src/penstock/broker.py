@@ -29,7 +29,7 @@ A new driver subclasses ``penstock.testing.conformance.BrokerConformance`` and i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -37,6 +37,8 @@ from .message import Delivery, Message
 from .outcome import Outcome
 
 R = TypeVar("R")
+
+Retention: TypeAlias = Literal["interest", "workqueue", "limits", "keep"]
 
 FOREVER = float("inf")
 
@@ -47,6 +49,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``max_delay``: the longest delay in seconds, 0 for none. ``ordered``: one consumer with one slot sees publish order.
     ``fanout``: several groups may each get every message of a destination. ``persistent``: survives a restart of the
     system. ``binary``: a body may be any bytes, else JSON text. ``idempotent``: ``Outgoing.once`` is honoured.
+    ``retentions``: the ways it knows to say how long a message stays that every group has acked, the default first.
     ``shared``: several processes may work on it. ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
@@ -57,6 +60,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     persistent: bool = False
     binary: bool = True
     idempotent: bool = False
+    retentions: tuple[Retention, ...] = ("interest",)
     shared: bool = True
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
@@ -201,7 +205,17 @@ class SupportsReclaim(Protocol[R]):
 
         Only those handed over more than ``above`` times so far and, with ``below``, fewer than ``below`` times.
         Never touches what is alive. Acks ghosts (leased, but deleted from the system) away.
+        ``Delivery.predecessor`` says whose lease it was.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsGhosts(Protocol):
+    """Lets others delete messages that are leased or handed back, and notices."""
+
+    async def ghosts(self, subscription: Subscription) -> int:
+        """How many such messages were found gone, and acked away, since this was last asked. No I/O."""
         ...
 
 
@@ -218,7 +232,10 @@ class SupportsTrim(Protocol):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker process, as it reports itself. Times are seconds since the epoch, ``rss`` bytes."""
+    """A worker process, as it reports itself. Times are seconds since the epoch, ``rss`` bytes.
+
+    ``paused``: those of ``consumers`` that fetch nothing for now.
+    """
 
     identity: str
     host: str
@@ -231,6 +248,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     quiet: bool
     rss: int
     version: str
+    paused: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -247,6 +265,23 @@ class SupportsPresence(Protocol):
 
     async def processes(self) -> Sequence[Presence]:
         """The workers that are alive."""
+        ...
+
+
+@runtime_checkable
+class SupportsPause(Protocol):
+    """Remembers which streams are paused, for every worker to see. It goes on taking and handing out messages."""
+
+    async def pause(self, source: str) -> bool:
+        """Ask all workers to fetch no more from ``source``; false if it was paused already. Idempotent."""
+        ...
+
+    async def resume(self, source: str) -> bool:
+        """Let them go on; false if it was not paused. Idempotent."""
+        ...
+
+    async def paused(self) -> frozenset[str]:
+        """The names of the streams that are paused."""
         ...
 
 

@@ -32,6 +32,25 @@ def one_of(name: str, value: Any, legal: Collection[str]) -> None:
         raise ConfigurationError(f"{name} is one of {', '.join(map(repr, legal))}, got {value!r}")
 
 
+def history_free(what: str, retention: Any) -> None:
+    """A retention for a broker in which a message is gone once every group has acked it."""
+    if retention in {"limits", "keep"}:
+        raise ConfigurationError(
+            f"{what} keeps nothing that every group has acked, so retention={retention!r} cannot be had; use"
+            f" 'interest' or 'workqueue', or a redis:// or valkey:// broker for a stream with a history"
+        )
+    one_of("retention", retention, ("interest", "workqueue"))
+
+
+def sole_group(source: str, group: str, others: Collection[str]) -> None:
+    """The only group of a work queue."""
+    if others:
+        raise ConfigurationError(
+            f"{source!r} is a work queue and belongs to group {min(others)!r}: {group!r} cannot join. Read as that"
+            f" group, or open every broker with retention='interest'"
+        )
+
+
 def known(what: str, given: Collection[str], legal: Collection[str]) -> None:
     """Names of options that exist."""
     if wrong := [name for name in given if name not in legal]:

@@ -14,10 +14,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from .errors import ConfigurationError
 
@@ -26,6 +26,7 @@ FILES = ("penstock.toml", "pyproject.toml")
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat: TypeAlias = Literal["text", "json"]
+Processes: TypeAlias = Annotated[int, Meta(ge=1)] | Literal["auto"]
 
 # Greedy to the last @: a password that was not percent-encoded may hold anything, and hiding too much hurts nobody
 _CREDENTIALS = re.compile(r"(://[^:@\s]*):\S*@")
@@ -38,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``broker``: URL of the broker. ``drain``: seconds that running handlers get when a worker stops. ``scheduler``:
     whether workers run one, or leave it to retry daemons. ``uvloop``: use it where it is installed.
     ``metrics_port`` and ``metrics_address``: where a worker serves its metrics, if it has a port for them.
+    ``processes``: run so many worker processes under a supervisor, or as many as there are processors; without it, one
+    without a supervisor. ``max_jobs`` and ``max_memory`` (in MiB): when such a process is replaced by a fresh one.
     """
 
     broker: str | None = None
@@ -48,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uvloop: bool = True
     metrics_port: int | None = None
     metrics_address: str = "127.0.0.1"
+    processes: Processes | None = None
+    max_jobs: Annotated[int, Meta(ge=1)] | None = None
+    max_memory: Annotated[float, Meta(gt=0)] | None = None
 
     def required_broker(self) -> str:
         """The broker's URL. Raises ``ConfigurationError`` if there is none."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
+from .batches import Batch
 from .broker import Broker, Subscription
-from .checks import at_least_one, instance
+from .checks import at_least_one, instance, positive
 from .codec import Codec
 from .codecs import codec_for
+from .context import Context
 from .errors import ConfigurationError, UnsupportedFeature
 from .ledger import Counters
 from .pipeline import ConsumeMiddleware
@@ -28,10 +30,13 @@ class Consumer(Generic[T]):
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
     thread. ``shards``: streams that ``stream`` is spread over, as its producers say; the slots are divided
     among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
-    ``middleware``: around every handler, first outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    ``timeout``: seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in
+    order. ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first
+    outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
-    def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
+    @overload
+    def __init__(
         self,
         broker: Broker[Any],
         stream: str,
@@ -42,6 +47,50 @@ class Consumer(Generic[T]):
         concurrency: int = 10,
         shards: int = 1,
         retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        ordered: bool = False,
+        batch: None = None,
+        types: str | Iterable[str] | None = None,
+        codec: Codec[T] | None = None,
+        middleware: Sequence[ConsumeMiddleware] = (),
+        claim: Claim | None = None,
+        options: Options | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        broker: Broker[Any],
+        stream: str,
+        payload_type: type[T],
+        handler: Callable[[list[T]], Any] | Callable[[list[T], list[Context]], Any],
+        *,
+        batch: Batch,
+        group: str = "default",
+        concurrency: int = 10,
+        shards: int = 1,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        types: str | Iterable[str] | None = None,
+        codec: Codec[T] | None = None,
+        claim: Claim | None = None,
+        options: Options | None = None,
+    ) -> None: ...
+
+    def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
+        self,
+        broker: Broker[Any],
+        stream: str,
+        payload_type: type[T],
+        handler: Callable[..., Any],
+        *,
+        group: str = "default",
+        concurrency: int = 10,
+        shards: int = 1,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        ordered: bool = False,
+        batch: Batch | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
@@ -64,6 +113,7 @@ class Consumer(Generic[T]):
         instance("options", options, Options)
         if shards > 1 and options.delayed is not None:
             raise ConfigurationError("several shards cannot share one set of delayed messages: leave delayed= out")
+        _check_terms(timeout, batch, middleware, ordered=ordered)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         subscription = Subscription(
@@ -78,10 +128,14 @@ class Consumer(Generic[T]):
             concurrency=concurrency,
             claim=claim,
             options=options,
+            timeout=timeout,
+            batch=batch,
+            ordered=ordered,
             shards=shards,
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
+        self._held, self._shared = False, frozenset[str]()
         self.handle(handler, payload_type, types=types, codec=codec)
 
     def handle(
@@ -139,13 +193,44 @@ class Consumer(Generic[T]):
         self._running = tuple(Running(plan, surroundings) for plan in self._plan.lanes())
         self._counters = [running.ledger.counters for running in self._running]
         for running in self._running:
-            running.start()
+            running.start(self._reasons(running.source))
 
     async def join(self) -> None:
         """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
         await self.broker.open()
         for plan in self._plan.lanes():
             await self.broker.fetch(plan.subscription, 0, 0.0)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it fetches nothing for now: paused here, or for every worker."""
+        return bool(self._reasons(self.subscription.source))
+
+    async def pause(self) -> None:
+        """Fetch no more, until ``resume``: what has not begun is given back, what runs goes on. Also before the start."""
+        self._held = True
+        await self._hold()
+
+    async def resume(self) -> None:
+        """Go on fetching, unless the stream is paused for every worker."""
+        self._held = False
+        await self._hold()
+
+    async def follow(self, paused: frozenset[str]) -> None:
+        """Pause and resume as the broker says. Called by the worker, with all streams that are paused there."""
+        self._shared = frozenset(paused)
+        await self._hold()
+
+    async def _hold(self) -> None:
+        for running in self._running:
+            reasons = self._reasons(running.source)
+            for reason in ("here", "everywhere"):
+                await running.hold(reason, on=reason in reasons)
+
+    def _reasons(self, source: str) -> set[str]:
+        """Why a stream of this consumer is paused: a shard, or all of them by the name that they have in common."""
+        everywhere = not self._shared.isdisjoint((source, self.subscription.source))
+        return {reason for reason, holds in (("here", self._held), ("everywhere", everywhere)) if holds}
 
     async def quiet(self) -> None:
         """Fetch no more; what is held goes on."""
@@ -166,3 +251,21 @@ class Consumer(Generic[T]):
             return all(await asyncio.gather(*(running.stop(timeout) for running in self._running)))
         finally:
             self._running = ()
+
+
+def _check_terms(
+    timeout: float | None, batch: Batch | None, middleware: Sequence[ConsumeMiddleware], *, ordered: bool
+) -> None:
+    if timeout is not None:
+        positive("timeout, in seconds,", timeout)
+    if batch is None:
+        return
+    if ordered:
+        raise ConfigurationError(
+            "ordered=True and batch= do not go together: a batch may hold several messages of one key"
+        )
+    instance("batch", batch, Batch, f"write Batch(size={batch!r:.20})")
+    if middleware:
+        raise ConfigurationError(
+            "middleware sees one message and its outcome, a batch handler has many: do it in the handler, or leave batch out"
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from .errors import HandlerTimeout, LostLease
 from .outcome import ACK, Ack, DeadLetter, Retry
 
 
@@ -21,7 +22,8 @@ class Context(msgspec.Struct, kw_only=True, eq=False):
     ``worker`` is the identity of the process that runs it. ``attempt`` counts earlier executions (0 on the first); ``max_attempts`` is the policy's limit of executions.
     ``lease_lost`` turns true when the lease has passed to another worker: what the handler does from then on is done
     twice, so a long handler should look at it before it causes an effect. ``stopping`` turns true when the worker
-    wants to stop and would be glad of an early end. Both may be read from any thread.
+    wants to stop and would be glad of an early end. ``timed_out`` turns true at the end of the job's timeout: a
+    coroutine is cancelled then, a plain function in a thread has to look. All may be read from any thread.
     """
 
     id: str
@@ -36,6 +38,17 @@ class Context(msgspec.Struct, kw_only=True, eq=False):
     enqueued_at: float | None
     lease_lost: bool = False
     stopping: bool = False
+    timed_out: bool = False
+
+    def check(self) -> None:
+        """Raise ``HandlerTimeout`` if the time is over, ``LostLease`` if the message is another worker's by now.
+
+        For plain functions, which nobody can interrupt: call it now and then, where it is a good moment to end.
+        """
+        if self.timed_out:
+            raise HandlerTimeout
+        if self.lease_lost:
+            raise LostLease
 
     @staticmethod
     def ack() -> Ack:

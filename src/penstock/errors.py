@@ -17,6 +17,8 @@
   x HandlerError                a handler broke the contract
     + UnknownType               a message type nobody registered for
     + WrongReturn               it returned something that is no outcome
+    + HandlerTimeout            it ran for longer than its timeout; a TimeoutError too
+    + LostLease                 raised by `context.check()`: another worker has the message
 
 ``retryable`` says whether the same call may succeed later without anybody changing anything.
 """
@@ -113,3 +115,11 @@ class UnknownType(HandlerError):
 
 class WrongReturn(HandlerError):
     """The handler returned something that is no outcome."""
+
+
+class HandlerTimeout(HandlerError, TimeoutError):
+    """The handler ran for longer than its timeout."""
+
+
+class LostLease(HandlerError):
+    """The lease of the running job has passed to another worker."""

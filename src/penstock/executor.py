@@ -16,7 +16,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from .checks import at_least_one, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
+from .deadlines import EXPIRES_AT, Deadlines, Watch, has_expired, limit
 from .errors import (
     DecodeError,
     HandlerError,
@@ -33,8 +34,9 @@ from .errors import (
     ValidationError,
     WrongReturn,
 )
+from .ledger import Counters
 from .message import Delivery, Envelope
-from .outcome import ACK, Ack, DeadLetter, Outcome, Release, Retry
+from .outcome import ACK, DISCARDED, Ack, DeadLetter, Outcome, Release, Retry
 from .pipeline import ConsumeMiddleware, compose
 from .registry import Registry, Route
 from .retry import RetryPolicy
@@ -43,6 +45,9 @@ from .threads import Threads
 logger = logging.getLogger("penstock")
 
 UNKNOWN_TYPE_PAUSE = 5.0  # seconds between two looks at a message whose type nobody here knows yet
+
+
+Expired: TypeAlias = Literal["dead_letter", "discard", "run"]  # what becomes of a message whose time is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,16 @@ class Executor:
     limits: Limits = field(default_factory=Limits)
     clock: Clock = SYSTEM_CLOCK
     threads: Threads | None = None
+    timeout: float | None = None
+    expired: Expired = "dead_letter"
+    counters: Counters = field(default_factory=Counters)
+    deadlines: Deadlines = field(init=False)
+    _plain: bool = field(default=False, init=False)
     _call: Callable[[Envelope[Any]], Awaitable[Outcome]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.deadlines = Deadlines(self.clock)
+        self._plain = not self.middleware and self.timeout is None
         if self.middleware:
             self._call = compose(self.middleware, self._handle)
 
@@ -98,25 +110,25 @@ class Executor:
         """The outcome of one delivery. Raises nothing but ``CancelledError`` when the slot itself is cancelled."""
         message = delivery.message
         route = self.registry.resolve(message.type)
-        if route is None or delivery.defect or delivery.count > 1 or len(message.body) > self.limits.max_body:
+        doubtful = delivery.count > 1 or message.headers or delivery.defect
+        if doubtful or route is None or len(message.body) > self.limits.max_body:
             refusal = self._refuse(delivery, route)
             if refusal is not None or route is None:
                 return refusal or Release(UNKNOWN_TYPE_PAUSE)
         try:
             payload = route.codec.decode(message.body)
         except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
-            return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+            return _undecoded(error)
         enter(context)
         try:
-            if self._call is None:
-                if route.threaded:
-                    result = await self._run(route, payload, context)
-                else:
-                    result = await (route.call(payload, context) if route.wants_context else route.call(payload))
+            if self._plain and not route.threaded and not message.headers:
+                result = await (route.call(payload, context) if route.wants_context else route.call(payload))
+            elif self._call is None:
+                result = await self._run(route, payload, context)
             else:
                 result = await self._call(Envelope(payload=payload, message=message, context=context))
         except asyncio.CancelledError as error:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 raise
             return self._failed(context, error)
         except (KeyboardInterrupt, GeneratorExit):
@@ -124,6 +136,21 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 whatever a handler raises is the policy's: a panic, an exit
             return self._failed(context, error)
         return ACK if result is None else self._accept(context, result)
+
+    def admit(self, delivery: Delivery[Any]) -> tuple[Route, Any] | Outcome:
+        """The handler of a delivery and its payload, or the outcome of what must not reach one.
+
+        The first half of ``execute``, which has it inline: a call for each message would be seen there.
+        """
+        message = delivery.message
+        route = self.registry.resolve(message.type)
+        refusal = self._refuse(delivery, route)
+        if refusal is not None or route is None:
+            return refusal or Release(UNKNOWN_TYPE_PAUSE)
+        try:
+            return route, route.codec.decode(message.body)
+        except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
+            return _undecoded(error)
 
     async def _handle(self, envelope: Envelope[Any]) -> Outcome:
         """The innermost layer of the onion."""
@@ -134,7 +161,18 @@ class Executor:
         return ACK if result is None else result
 
     async def _run(self, route: Route, payload: Any, context: Context) -> Any:
+        """Call the handler, under its deadline if it has one: the middleware's own time does not count."""
         arguments = (payload, context) if route.wants_context else (payload,)
+        seconds = limit(self.timeout, context.headers) if context.headers else self.timeout
+        if seconds is None:
+            return await self._called(route, arguments)
+        if route.threaded:
+            with Watch(self.deadlines, seconds, (context,), None):
+                return await self._called(route, arguments)
+        with Watch(self.deadlines, seconds, (context,), asyncio.current_task()):
+            return await route.call(*arguments)
+
+    async def _called(self, route: Route, arguments: tuple[Any, ...]) -> Any:
         if not route.threaded:
             return await route.call(*arguments)
         run = partial(contextvars.copy_context().run, _called, route.call, *arguments)
@@ -146,8 +184,10 @@ class Executor:
         message = delivery.message
         if delivery.defect:
             return DeadLetter("undecodable", DecodeError(delivery.defect))
+        if self.expired != "run" and has_expired(message.headers, self.clock.time()):
+            return self._expired(delivery)
         if delivery.count > 1 and delivery.attempt >= self.policy.max_attempts:
-            return DeadLetter("poison", meta={"deliveries": delivery.count, "attempts": delivery.attempt})
+            return DeadLetter("poison", meta=_crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
             return DeadLetter("tooLarge", PayloadTooLarge(text))
@@ -158,6 +198,15 @@ class Executor:
             known = ", ".join(self.registry.types)
             return DeadLetter("unknownType", UnknownType(f"no handler for type {message.type!r}; there are: {known}"))
         return None
+
+    def _expired(self, delivery: Delivery[Any]) -> Outcome:
+        """What becomes of a message whose time is over."""
+        message = delivery.message
+        if self.expired == "dead_letter":
+            return DeadLetter("expired", meta={EXPIRES_AT: message.headers[EXPIRES_AT]})
+        self.counters.discarded += 1
+        logger.info("discarded: expired", extra={"stream": delivery.source, "type": message.type, "id": message.id})
+        return DISCARDED
 
     def _accept(self, context: Context, result: Any) -> Outcome:
         """Hold what the handler returned against the contract and the policy."""
@@ -191,6 +240,17 @@ class Executor:
             text = "a backoff must answer a number of seconds, not %r; using the default backoff"
             logger.error(text, outcome.delay, extra=context.fields())
         return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
+
+
+def _undecoded(error: Exception) -> DeadLetter:
+    return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
+
+
+def _crashes(delivery: Delivery[Any]) -> dict[str, Any]:
+    """What is known of the crashes of a message, for who looks at its dead letter."""
+    known: dict[str, Any] = {"deliveries": delivery.count, "attempts": delivery.attempt}
+    last = delivery.predecessor
+    return known if last is None else {**known, "lastOwner": last.owner, "silentSeconds": round(last.silent, 3)}
 
 
 def _called(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -233,7 +293,7 @@ def _writable(letter: DeadLetter) -> DeadLetter:
     return letter
 
 
-def _cancelled_from_outside() -> bool:
+def cancelled_from_outside() -> bool:
     """Whether somebody cancelled this very task, as opposed to a handler that let a cancellation escape."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -16,6 +16,7 @@ from .broker import (
     StreamStats,
     SupportsDiagnosis,
     SupportsInspect,
+    SupportsPause,
     SupportsPresence,
 )
 from .errors import UnsupportedFeature
@@ -92,6 +93,23 @@ class Inspector:
     async def processes(self) -> Sequence[Presence]:
         """The workers alive, where the broker keeps a list."""
         return await self._broker.processes() if isinstance(self._broker, SupportsPresence) else ()
+
+    async def pause(self, source: str) -> bool:
+        """Have every worker fetch no more from a stream; false if it was paused already."""
+        return await self._pausing().pause(source)
+
+    async def resume(self, source: str) -> bool:
+        """Have them go on; false if it was not paused."""
+        return await self._pausing().resume(source)
+
+    async def paused(self) -> frozenset[str]:
+        """The streams that are paused, where the broker keeps a list."""
+        return await self._broker.paused() if isinstance(self._broker, SupportsPause) else frozenset()
+
+    def _pausing(self) -> SupportsPause:
+        if not isinstance(self._broker, SupportsPause):
+            raise UnsupportedFeature(f"{self._broker.url} cannot pause streams; use Worker.pause() in each process")
+        return self._broker
 
     async def diagnose(self) -> Sequence[Finding]:
         """What is unsafe about the server's settings, where the broker can tell."""

@@ -6,7 +6,6 @@ jobs are not hoarded by one worker and fast ones never wait for the next read.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,9 @@ from typing import Any
 from .broker import Broker, Subscription
 from .checks import at_least_one, positive
 from .clock import Clock
-from .errors import BrokerError
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-
-logger = logging.getLogger("penstock")
 
 AHEAD = 0.05  # seconds of work that are fetched ahead
 PREFETCH_BYTES = 64 * 1024 * 1024
@@ -70,7 +66,10 @@ class Intake:
         """How many more messages may be taken in now."""
         if self.quiet:
             return 0
-        return min(self._target - len(self._ledger.held), self._most)
+        ledger = self._ledger
+        # What waits for its turn takes no slot's place, within limits
+        aside = ledger.aside and min(ledger.aside, self._prefetch.most, int(PREFETCH_BYTES / (self._average_size or 1)))
+        return min(self._target - len(ledger.held) + aside, self._most)
 
     async def run(self) -> None:
         """Fetch until cancelled, or quiet: some client might swallow the cancellation."""
@@ -84,11 +83,7 @@ class Intake:
                 continue
             try:
                 deliveries = await self._broker.fetch(self._subscription, room, self._prefetch.wait)
-            except BrokerError as error:
-                await self._clock.sleep(self._outage.failed(error))
-                continue
-            except Exception as error:
-                logger.exception("fetching from %s failed unexpectedly", self._subscription.source)
+            except Exception as error:  # noqa: BLE001 whatever is wrong, the intake goes on
                 await self._clock.sleep(self._outage.failed(error))
                 continue
             self._outage.recovered()

@@ -26,7 +26,7 @@ SUSPECT_COUNT = 3  # handed over this often, i.e. two owners died with it: run i
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the start, for the numbers that must add up."""
+    """Totals since the start, for the numbers that must add up. ``discarded``: those of ``acked`` that did not run."""
 
     fetched: int = 0
     acked: int = 0
@@ -35,6 +35,7 @@ class Counters:
     released: int = 0
     lost: int = 0
     reclaimed: int = 0
+    discarded: int = 0
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(*map(operator.add, astuple(self), astuple(other)))
@@ -57,6 +58,10 @@ class Ledger:
         self.settling: set[str] = set()
         self.parked: list[Delivery[Any]] = []
         self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
+        self.wake: Callable[[], object] = _nobody
+        self.closed = False  # nothing new begins here
+        self.aside = 0  # of what is held, how much waits for something else than a slot
+        self.on_lost: Callable[[Delivery[Any]], object] = lambda _: None
         self.counters = Counters()
         self.done = asyncio.Event()
         self.room = asyncio.Event()
@@ -96,7 +101,8 @@ class Ledger:
         if ident in self.settling:
             self.parked.append(new)
             return False
-        self.lose(old)
+        if self.lose(old):
+            self.on_lost(old)
         return True
 
     def finish(self, delivery: Delivery[Any], outcome: Outcome) -> None:
@@ -143,6 +149,14 @@ class Ledger:
         self.forget((delivery,))
         return True
 
+    def stale(self, delivery: Delivery[Any]) -> None:
+        """An execution that lost its lease has ended."""
+
+    def give_back(self) -> None:
+        """Give back everything that no slot has taken yet."""
+        self.closed = True
+        self.release_unstarted([*self.waiting, *self.suspects])
+
     def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Give back those of ``deliveries`` that no slot has taken yet."""
         unstarted = {id(delivery): delivery for queue in (self.waiting, self.suspects) for delivery in queue}
@@ -154,3 +168,7 @@ class Ledger:
         for delivery in unstarted.values():
             if id(delivery) in chosen:
                 self.finish(delivery, Release())
+
+
+def _nobody() -> None:
+    """Nobody is to be woken."""

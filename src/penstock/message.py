@@ -35,6 +35,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Mapping[str, Any] = EMPTY
 
 
+class Predecessor(msgspec.Struct, frozen=True):
+    """Who had a message before it was taken over: its identity, and seconds since its last sign of life."""
+
+    owner: str
+    silent: float
+
+
 class Delivery(msgspec.Struct, Generic[R], frozen=True, kw_only=True, eq=False):
     """One handing-over of a message to one owner, under a lease.
 
@@ -43,6 +50,7 @@ class Delivery(msgspec.Struct, Generic[R], frozen=True, kw_only=True, eq=False):
     a released handing-over is not counted. More than 1 means: an earlier owner died or lost its lease.
     ``defect``: why the driver could not read the entry; the engine dead-letters such a delivery without running it,
     and the driver keeps the raw entry in the dead letter.
+    ``predecessor``: whose lease lapsed, when this one took it over, if the driver knows.
     Compared and hashed by identity.
     """
 
@@ -52,6 +60,7 @@ class Delivery(msgspec.Struct, Generic[R], frozen=True, kw_only=True, eq=False):
     receipt: R
     count: int = 1
     defect: str | None = None
+    predecessor: Predecessor | None = None
 
     def __hash__(self) -> int:
         return id(self)

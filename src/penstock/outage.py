@@ -6,6 +6,7 @@ import logging
 import random
 
 from .clock import Clock
+from .errors import BrokerError
 from .telemetry import Outage, Telemetry
 
 logger = logging.getLogger("penstock")
@@ -40,7 +41,10 @@ class OutageLog:
         if self._since is None:
             self._since = self._clock.monotonic()
             extra = {"stream": self._stream, "role": self._role}
-            logger.error("%s of %s: broker unavailable, trying again: %s", self._role, self._stream, error, extra=extra)
+            expected = isinstance(error, BrokerError)
+            what = "broker unavailable" if expected else "failed unexpectedly"
+            text, why = "%s of %s: %s, trying again: %s", None if expected else error
+            logger.error(text, self._role, self._stream, what, error, extra=extra, exc_info=why)
             if self._telemetry:
                 self._telemetry.emit(Outage(self._role, self._stream, ended=False, seconds=0.0, error=str(error)))
         pause = min(self._longest, FIRST_PAUSE * 2.0**self._tries)

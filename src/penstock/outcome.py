@@ -50,3 +50,6 @@ class Release(msgspec.Struct, frozen=True):
 Outcome: TypeAlias = Ack | Retry | DeadLetter | Release
 
 ACK = Ack()
+
+# For a broker an ack like any other; the engine tells it by its identity from that of work that was done.
+DISCARDED = Ack()

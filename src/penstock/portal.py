@@ -44,6 +44,8 @@ class Portal:
                 "the synchronous API was called by a coroutine that it runs itself, and would wait for ever; there,"
                 " await the asynchronous one"
             )
+        if not self.alive:
+            raise ConfigurationError("this loop has ended, or belongs to the process that this one was forked from")
         future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
             return future.result(timeout)
@@ -74,9 +76,14 @@ class Portal:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be called. Not in a process that was forked from the one that made it."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the loop; calls under way are cancelled. Idempotent."""
-        if self._thread.is_alive():
+        if self.alive:
             self._loop.call_soon_threadsafe(self._wanted_down.set)
             self._thread.join(FAREWELL)
 
@@ -93,14 +100,6 @@ class Portal:
 async def _close(fork: Broker[Any]) -> None:
     with suppress(Exception):  # nobody is left who would want to know
         await fork.close()
-
-
-def at_exit(call: Callable[[], object]) -> None:
-    """Have something done when the interpreter ends, while thread pools still work.
-
-    ``atexit`` comes after they were closed. The one before that has no public name; without it there is ``atexit``.
-    """
-    getattr(threading, "_register_atexit", atexit.register)(call)
 
 
 class _Process:
@@ -123,7 +122,7 @@ class _Process:
 
 
 _process = _Process()
-at_exit(_process.close)
+atexit.register(_process.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_process.forked)
 

@@ -17,9 +17,11 @@ import msgspec
 
 from .batching import Batcher
 from .broker import Broker, Outgoing
+from .checks import positive
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
+from .deadlines import EXPIRES_AT, TIMEOUT
 from .errors import (
     BrokerError,
     ConfigurationError,
@@ -39,7 +41,8 @@ T = TypeVar("T")
 logger = logging.getLogger("penstock")
 
 SENTINEL_ID = "0-0"
-RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup"})  # header names with a meaning on the wire
+# Header names with a meaning on the wire
+RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup", TIMEOUT, EXPIRES_AT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class Send(Generic[T]):
     key: str | None = None
     delay: float = 0.0
     headers: Mapping[str, Any] | None = None
+    timeout: float | None = None
+    expires: float | None = None
 
 
 class Producer(Generic[T]):
@@ -76,7 +81,8 @@ class Producer(Generic[T]):
 
     ``shards``: streams that it is spread over, the same number as the consumers'; a key decides which one a message
     goes to. ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
-    ``middleware``: around every publish, first outermost; it sees the encoded ``Outgoing`` and returns the id.
+    ``expires``: that of sends that say nothing of it. ``middleware``: around every publish, first outermost; it sees
+    the encoded ``Outgoing`` and returns the id.
     """
 
     def __init__(  # noqa: PLR0913 what users say about a producer, by keyword
@@ -91,6 +97,7 @@ class Producer(Generic[T]):
         idempotency: Idempotency | None = None,
         middleware: Sequence[Middleware[Outgoing, str]] = (),
         max_body: int = 8 * 1024 * 1024,
+        expires: float | None = None,
         clock: Clock = SYSTEM_CLOCK,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
@@ -100,7 +107,9 @@ class Producer(Generic[T]):
             raise ConfigurationError("a producer needs the name of a stream, got an empty one")
         if idempotency is not None and idempotency.cache is None and not broker.capabilities.idempotent:
             raise UnsupportedFeature(f"{broker.url} cannot send idempotently by itself; give Idempotency a cache")
-        self.broker, self.stream = broker, stream
+        if expires is not None:
+            _finite("expires", expires)
+        self.broker, self.stream, self._expires = broker, stream, expires
         self._shards = Shards(stream, shards, seed=broker.identity) if shards != 1 else None
         self._codec: Codec[T] = codec or codec_for(payload_type)
         self._default_type, self._idempotency = default_type, idempotency
@@ -119,14 +128,19 @@ class Producer(Generic[T]):
         key: str | None = None,
         delay: float = 0.0,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 the handler's, not this call's
+        expires: float | None = None,
     ) -> str:
         """Send one message, to be delivered after ``delay`` seconds; its id.
 
-        ``key``: idempotency key, carried along in any case. Raises ``EncodeError``, ``ValidationError``,
+        ``key``: idempotency key, carried along in any case. ``timeout``: seconds that one execution may take, if the
+        consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises ``EncodeError``, ``ValidationError``,
         ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
         """
         await self.broker.open()
-        outgoing = self._outgoing(payload, type, key, delay, headers)
+        if headers or timeout is not None or expires is not None or self._expires is not None:
+            headers = self._headers(headers, delay, timeout, expires)
+        outgoing = self._outgoing(payload, type, key, delay, headers or EMPTY)
         return await self._one(outgoing)
 
     async def send_many(
@@ -181,11 +195,13 @@ class Producer(Generic[T]):
     def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
         if isinstance(item, Send):
             send = cast("Send[T]", item)
-            return self._outgoing(send.payload, send.type or type_, send.key, send.delay or delay, send.headers)
-        return self._outgoing(item, type_, None, delay, None)
+            delay = send.delay or delay
+            headers = self._headers(send.headers, delay, send.timeout, send.expires)
+            return self._outgoing(send.payload, send.type or type_, send.key, delay, headers)
+        return self._outgoing(item, type_, None, delay, self._headers(None, delay, None, None))
 
     def _outgoing(
-        self, payload: T, type_: str | None, key: str | None, delay: float, headers: Mapping[str, Any] | None
+        self, payload: T, type_: str | None, key: str | None, delay: float, headers: Mapping[str, Any]
     ) -> Outgoing:
         if type(type_ or "") is not str or type(key or "") is not str:
             raise EncodeError(f"type and key are texts, got {type_!r} and {key!r}")
@@ -202,15 +218,33 @@ class Producer(Generic[T]):
             body=body,
             key=key,
             enqueued_at=self._clock.time(),
-            headers=headers or EMPTY,
+            headers=headers,
         )
-        if headers:
-            _check_headers(headers)
         once = None
         if key is not None and self._idempotency is not None and self._idempotency.cache is None:
             once = self._idempotency.ttl
         destination = self.stream if self._shards is None else self._shards.choose(key)
         return Outgoing(destination=destination, message=message, delay=delay, once=once)
+
+    def _headers(
+        self, given: Mapping[str, Any] | None, delay: float, timeout: float | None, expires: float | None
+    ) -> Mapping[str, Any]:
+        """The headers that go along: the caller's, checked, and the terms of this message."""
+        if given:
+            _check_headers(given)
+        expires = self._expires if expires is None else expires
+        if timeout is None and expires is None:
+            return given or EMPTY
+        headers = dict(given or EMPTY)
+        if timeout is not None:
+            _finite("timeout", timeout)
+            headers[TIMEOUT] = timeout
+        if expires is not None:
+            _finite("expires", expires)
+            if expires <= delay:
+                raise ConfigurationError(f"it would expire after {expires} s, before its delay of {delay} s is over")
+            headers[EXPIRES_AT] = round((self._clock.time() + expires) * 1000)
+        return headers
 
     def _check_delay(self, delay: float) -> None:
         if delay < 0 or math.isnan(delay):
@@ -223,6 +257,12 @@ class Producer(Generic[T]):
         key = outgoing.message.key
         cache = None if self._idempotency is None or key is None else self._idempotency.cache
         return cache, f"idemp:{self.stream}:{key}"
+
+
+def _finite(name: str, seconds: float) -> None:
+    positive(f"{name}, in seconds,", seconds)
+    if math.isinf(seconds):
+        raise ConfigurationError(f"{name} is a number of seconds; leave it out for none, got {seconds}")
 
 
 async def _take_back(cache: ForgetfulCache, slot: str) -> None:

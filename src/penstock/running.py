@@ -7,20 +7,25 @@ the services recover what others left, the lease keeper renews what is held.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
+from .batch_slots import BatchSlots
+from .batches import Batch, BatchExecutor
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
-from .executor import Executor, Limits
+from .deadlines import Deadlines
+from .executor import Executor, Expired, Limits
 from .intake import Intake, Prefetch
 from .ledger import Ledger
 from .message import Delivery
+from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog
 from .pipeline import ConsumeMiddleware
 from .registry import Registry
@@ -35,6 +40,8 @@ from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
+
+logger = logging.getLogger("penstock")
 
 SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
 
@@ -61,6 +68,8 @@ class Options:
 
     ``start``: where a new group begins. ``delayed``: name of the structure that holds retries, where the broker lets
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
+    ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
+    letters that were put back, an execution like any other.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -68,9 +77,11 @@ class Options:
     start: Literal["first", "next"] = "first"
     delayed: str | None = None
     threads: int | None = None
+    expired: Expired = "dead_letter"
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
+        one_of("expired", self.expired, ("dead_letter", "discard", "run"))
         if self.threads is not None:
             at_least_one("threads", self.threads)
 
@@ -87,7 +98,15 @@ class Plan:
     concurrency: int
     claim: Claim
     options: Options
+    timeout: float | None = None
+    batch: Batch | None = None
+    ordered: bool = False
     shards: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """Most messages in handlers' hands, and as many more in the next batches."""
+        return self.concurrency * (2 * self.batch.size if self.batch is not None else 1)
 
     @property
     def name(self) -> str:
@@ -130,9 +149,34 @@ class Running:
         if plan.registry.threaded:
             most = plan.options.threads or plan.concurrency
             self._threads = Threads(most, f"penstock-{plan.name}")
-        self.ledger = Ledger(plan.policy.max_attempts)
+        self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
-        executor = Executor(
+        self.intake = Intake(
+            plan.broker,
+            plan.subscription,
+            self.ledger,
+            self.accept,
+            slots=plan.at_once,
+            prefetch=plan.options.prefetch,
+            clock=around.clock,
+            outage=self._outage("intake"),
+        )
+        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self.ledger.on_lost = self._settler.lost
+        self._intake_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.hurry = asyncio.Event()
+        self._reasons: set[str] = set()
+        self._holding = asyncio.Lock()
+        self._quieted = False
+
+    def _make_slots(self) -> tuple[Ledger, Slots, Deadlines]:
+        plan, around = self._plan, self._around
+        limit = plan.policy.max_attempts
+        # What may have killed a worker does not get into one batch with others
+        ledger = OrderedLedger(limit, around.clock) if plan.ordered else Ledger(limit if plan.batch is None else 1)
+        kind = Executor if plan.batch is None else BatchExecutor
+        executor = kind(
             registry=plan.registry,
             policy=plan.policy,
             identity=plan.broker.identity,
@@ -140,29 +184,50 @@ class Running:
             limits=plan.options.limits,
             clock=around.clock,
             threads=self._threads,
+            timeout=plan.timeout,
+            expired=plan.options.expired,
+            counters=ledger.counters,
         )
-        self.slots = Slots(self.ledger, executor, plan.concurrency, around.clock, around.telemetry)
-        self.intake = Intake(
-            plan.broker,
-            plan.subscription,
-            self.ledger,
-            self.accept,
-            slots=plan.concurrency,
-            prefetch=plan.options.prefetch,
-            clock=around.clock,
-            outage=self._outage("intake"),
-        )
-        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
-        self._intake_task: asyncio.Task[None] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self.hurry = asyncio.Event()
+        parts = (plan.concurrency, around.clock, around.telemetry)
+        if plan.batch is not None and isinstance(executor, BatchExecutor):
+            return ledger, BatchSlots(ledger, executor, *parts, plan.batch), executor.deadlines
+        if isinstance(ledger, OrderedLedger):
+            return ledger, OrderedSlots(ledger, executor, *parts), executor.deadlines
+        return ledger, Slots(ledger, executor, *parts), executor.deadlines
 
-    def start(self) -> None:
-        """Start every part."""
+    def start(self, reasons: Iterable[str] = ()) -> None:
+        """Start every part; but with reasons to be paused, no intake."""
         self.slots.start()
         self._tasks = [self._task(self._settler.run(), "settler")]
         self.intake.answered_at = self._around.clock.monotonic()  # the broker has just let this consumer join
-        self._intake_task = self._task(self.intake.run(), "intake")
+        self._reasons.update(reasons)
+        self.intake.quiet = self.paused
+        if not self.paused:
+            self._intake_task = self._task(self.intake.run(), "intake")
+
+    @property
+    def source(self) -> str:
+        """The stream that it reads."""
+        return self._plan.subscription.source
+
+    @property
+    def paused(self) -> bool:
+        """Whether there is a reason to fetch nothing for now."""
+        return bool(self._reasons)
+
+    async def hold(self, reason: str, *, on: bool) -> None:
+        """Pause for a reason, or drop it. What has not begun is given back, what runs goes on."""
+        (self._reasons.add if on else self._reasons.discard)(reason)
+        async with self._holding:  # the last wish counts, whoever came in between
+            if self._quieted or self.intake.quiet == self.paused:
+                return
+            logger.info("%s %s", self._plan.name, "paused" if self.paused else "goes on")
+            if self.paused:
+                await self._halt()
+                self.ledger.give_back()
+            else:
+                self.intake.quiet = self.ledger.closed = False
+                self._intake_task = self._task(self.intake.run(), "intake")
 
     def accept(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Take deliveries in and wake a slot."""
@@ -213,7 +278,12 @@ class Running:
         return LeaseKeeper(self._plan.broker, subscription.source, subscription.lease, held, lost)
 
     async def quiet(self) -> None:
-        """Stop the intake, wherever it is; a cancelled fetch loses nothing."""
+        """Stop the intake, wherever it is, for good."""
+        self._quieted = True
+        await self._halt()
+
+    async def _halt(self) -> None:
+        """Stop the intake; a cancelled fetch loses nothing."""
         self.intake.quiet = True
         if self._intake_task is not None:
             self._intake_task.cancel()
@@ -225,9 +295,10 @@ class Running:
         await self.quiet()
         for context in list(self.ledger.contexts.values()):
             context.stopping = True
-        self.ledger.release_unstarted([*self.ledger.waiting, *self.ledger.suspects])
+        self.ledger.give_back()
         clean = await self._drained(timeout)
         await self.slots.stop()
+        self._deadlines.close()
         await wait_until(self.ledger.idle, self._around.clock, SETTLE_GRACE)
         for task in self._tasks:
             task.cancel()
@@ -248,8 +319,8 @@ class Running:
 
     @property
     def healthy(self) -> bool:
-        """Whether the broker answered the last fetch."""
-        return self.intake.answered_at is not None and not self.intake.down
+        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched."""
+        return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
 
     def _outage(self, role: str) -> OutageLog:
         around = self._around

@@ -35,6 +35,11 @@ class Settler:
         self._broker, self._ledger, self._clock = broker, ledger, clock
         self._telemetry, self._outage = telemetry, outage
 
+    @property
+    def down(self) -> bool:
+        """Whether the last settlement could not reach the broker."""
+        return self._outage.down
+
     async def run(self) -> None:
         """Settle until cancelled."""
         ledger = self._ledger
@@ -126,7 +131,22 @@ class Settler:
     def lost_by_keeper(self, delivery: Delivery[Any]) -> None:
         """The lease keeper was told that another worker has this delivery."""
         if self._ledger.lose(delivery):
-            self._lost(delivery, uncertain=False)
+            self.lost(delivery)
+
+    def lost(self, delivery: Delivery[Any]) -> None:
+        """Tell that a lease was lost, and with it the outcome."""
+        message = delivery.message
+        extra = {"stream": delivery.source, "type": message.type, "id": message.id}
+        self._ledger.counters.lost += 1
+        logger.warning("lease lost: the outcome was not written, the message was handed over again", extra=extra)
+        if self._telemetry:
+            self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
+
+    def _perhaps_lost(self, delivery: Delivery[Any]) -> None:
+        """An earlier try may have been applied before the connection broke; then nothing is lost at all."""
+        message = delivery.message
+        extra = {"stream": delivery.source, "type": message.type, "id": message.id}
+        logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
 
     def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters
@@ -134,7 +154,7 @@ class Settler:
             gone = {id(delivery) for delivery in lost}
             for item in batch:
                 if id(item.delivery) in gone:
-                    self._lost(item.delivery, uncertain=uncertain)
+                    (self._perhaps_lost if uncertain else self.lost)(item.delivery)
             batch = [item for item in batch if id(item.delivery) not in gone]
         others = [item for item in batch if type(item.outcome) is not Ack]
         counters.acked += len(batch) - len(others)
@@ -152,18 +172,6 @@ class Settler:
                 logger.warning("dead letter: %s%s", outcome.reason, _cause(outcome), extra=_fields(item))
             else:
                 counters.released += 1
-
-    def _lost(self, delivery: Delivery[Any], *, uncertain: bool) -> None:
-        message = delivery.message
-        extra = {"stream": delivery.source, "type": message.type, "id": message.id}
-        if uncertain:
-            # An earlier try may have been applied before the connection broke; then nothing is lost at all.
-            logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
-            return
-        self._ledger.counters.lost += 1
-        logger.warning("lease lost: the outcome was not written, another worker has the message", extra=extra)
-        if self._telemetry:
-            self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
 
 
 def _renewed(item: Settlement[Any], held: Delivery[Any] | None) -> Settlement[Any]:

@@ -14,7 +14,7 @@ from .clock import Clock
 from .executor import Executor
 from .ledger import Ledger
 from .message import Delivery
-from .outcome import DeadLetter, Outcome, Release, Retry
+from .outcome import DISCARDED, DeadLetter, Outcome, Release, Retry
 from .telemetry import Finished, OutcomeName, Started, Telemetry
 
 logger = logging.getLogger("penstock")
@@ -87,6 +87,8 @@ class Slots:
                     if ledger.contexts.get(ident) is context:  # else the lease of this very execution was lost
                         del ledger.contexts[ident]
                         ledger.finish(delivery, outcome)
+                    else:
+                        ledger.stale(delivery)
                     if self._suspect is delivery:
                         self._suspect = None
                 if listeners:
@@ -136,7 +138,7 @@ class Slots:
                 delivery.attempt,
                 outcome_name(outcome),
                 self._clock.monotonic() - began,
-                outcome.reason if isinstance(outcome, DeadLetter) else "",
+                outcome.reason if isinstance(outcome, DeadLetter) else "expired" if outcome is DISCARDED else "",
             )
         )
 
@@ -147,4 +149,6 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
         return "retry"
     if isinstance(outcome, DeadLetter):
         return "dead"
+    if outcome is DISCARDED:
+        return "discard"
     return "release" if isinstance(outcome, Release) else "ack"

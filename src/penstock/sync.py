@@ -7,6 +7,7 @@ made before a server forks its processes; each process has its own connections. 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
@@ -19,7 +20,7 @@ from .inspector import PAGE
 from .inspector import Inspector as AsyncInspector
 from .message import Message
 from .pipeline import Middleware
-from .portal import Portal, at_exit, shared
+from .portal import Portal, shared
 from .producer import Idempotency, Send
 from .producer import Producer as AsyncProducer
 from .worker import Worker as AsyncWorker
@@ -28,7 +29,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
 
-TIMEOUT = 30.0  # seconds; the calls below have shorter deadlines of their own
+PATIENCE = 30.0  # seconds; the calls below have shorter deadlines of their own
 
 __all__ = ["Inspector", "Producer", "Worker"]
 
@@ -36,10 +37,10 @@ __all__ = ["Inspector", "Producer", "Worker"]
 class _Remote(Generic[A]):
     """An asynchronous object, made where it is used: on the loop of each process that uses it."""
 
-    def __init__(self, broker: Broker[Any], timeout: float, make: Callable[[Broker[Any]], A]) -> None:
-        positive("timeout, in seconds,", timeout)
+    def __init__(self, broker: Broker[Any], patience: float, make: Callable[[Broker[Any]], A]) -> None:
+        positive("patience, in seconds,", patience)
         make(broker)  # no I/O: what is wrong with the arguments is told where they are given
-        self._broker, self._timeout, self._make = broker, timeout, make
+        self._broker, self._patience, self._make = broker, patience, make
         self._made: tuple[Portal, Broker[Any], A] | None = None
 
     def call(self, method: Callable[[A], Awaitable[R]]) -> R:
@@ -55,13 +56,13 @@ class _Remote(Generic[A]):
             await broker.open()
             return await method(made)
 
-        return portal.call(work, self._timeout)
+        return portal.call(work, self._patience)
 
 
 class Producer(Generic[T]):
     """Writes payloads of one type to ``stream``; see ``penstock.Producer`` for its arguments.
 
-    ``timeout``: seconds after which a call gives up with ``ConnectionFailed``, should nothing else have ended it.
+    ``patience``: seconds after which a call gives up with ``ConnectionFailed``, should nothing else have ended it.
     """
 
     def __init__(  # noqa: PLR0913 what users say about a producer, by keyword
@@ -76,12 +77,13 @@ class Producer(Generic[T]):
         idempotency: Idempotency | None = None,
         middleware: Sequence[Middleware[Outgoing, str]] = (),
         max_body: int = 8 * 1024 * 1024,
-        timeout: float = TIMEOUT,
+        expires: float | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         self.broker, self.stream = broker, stream
         self._remote: _Remote[AsyncProducer[T]] = _Remote(
             broker,
-            timeout,
+            patience,
             lambda own: AsyncProducer(
                 own,
                 stream,
@@ -92,6 +94,7 @@ class Producer(Generic[T]):
                 idempotency=idempotency,
                 middleware=middleware,
                 max_body=max_body,
+                expires=expires,
             ),
         )
 
@@ -103,9 +106,15 @@ class Producer(Generic[T]):
         key: str | None = None,
         delay: float = 0.0,
         headers: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        expires: float | None = None,
     ) -> str:
         """Send one message, as ``penstock.Producer.send`` does; its id, once the broker has it."""
-        return self._remote.call(lambda own: own.send(payload, type=type, key=key, delay=delay, headers=headers))
+        return self._remote.call(
+            lambda own: own.send(
+                payload, type=type, key=key, delay=delay, headers=headers, timeout=timeout, expires=expires
+            )
+        )
 
     def send_many(self, payloads: Iterable[T | Send[T]], *, type: str | None = None, delay: float = 0.0) -> list[str]:
         """Send many messages in as few round trips as possible, as ``penstock.Producer.send_many`` does."""
@@ -116,8 +125,8 @@ class Producer(Generic[T]):
 class Inspector:
     """Looks at streams and dead letters and mends them, as ``penstock.Inspector`` does."""
 
-    def __init__(self, broker: Broker[Any], *, timeout: float = TIMEOUT) -> None:
-        self._remote = _Remote(broker, timeout, AsyncInspector)
+    def __init__(self, broker: Broker[Any], *, patience: float = PATIENCE) -> None:
+        self._remote = _Remote(broker, patience, AsyncInspector)
 
     def sources(self) -> Sequence[str]:
         """The streams there are."""
@@ -153,6 +162,18 @@ class Inspector:
     def purge(self, source: str) -> int:
         """Delete everything that waits in a stream, now or later; how many."""
         return self._remote.call(lambda own: own.purge(source))
+
+    def pause(self, source: str) -> bool:
+        """Have every worker fetch no more from a stream; false if it was paused already."""
+        return self._remote.call(lambda own: own.pause(source))
+
+    def resume(self, source: str) -> bool:
+        """Have them go on; false if it was not paused."""
+        return self._remote.call(lambda own: own.resume(source))
+
+    def paused(self) -> frozenset[str]:
+        """The streams that are paused, where the broker keeps a list."""
+        return self._remote.call(lambda own: own.paused())
 
     def processes(self) -> Sequence[Presence]:
         """The workers alive, where the broker keeps a list."""
@@ -190,12 +211,13 @@ class Worker:
             portal.close()
             raise
         self._portal = portal
-        at_exit(self.stop)
+        atexit.register(self.stop)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stop cleanly within ``timeout`` seconds (by default ``drain``); true if nothing was interrupted. Idempotent."""
         portal, self._portal = self._portal, None
-        if portal is None:
+        atexit.unregister(self.stop)
+        if portal is None or not portal.alive:  # not started, or started by the process that this one was forked from
             return True
         try:
             return portal.call(lambda: self._worker.stop(timeout), None)

@@ -14,7 +14,7 @@ import msgspec
 
 logger = logging.getLogger("penstock")
 
-OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release"]
+OutcomeName: TypeAlias = Literal["ack", "retry", "dead", "release", "discard"]
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -35,7 +35,9 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A delivery has its outcome. ``seconds`` is the time from start to outcome; ``reason`` that of a dead letter."""
+    """A delivery has its outcome. ``seconds`` is the time from start to outcome; ``reason`` that of a
+    dead letter or of what was discarded unrun.
+    """
 
     stream: str
     group: str
@@ -64,6 +66,14 @@ class Reclaimed(msgspec.Struct, frozen=True):
     count: int
 
 
+class LostPayload(msgspec.Struct, frozen=True):
+    """``count`` messages were deleted by somebody while they were leased or handed back: nobody will run them again."""
+
+    stream: str
+    group: str
+    count: int
+
+
 class Promoted(msgspec.Struct, frozen=True):
     """Delayed messages have become due."""
 
@@ -81,7 +91,7 @@ class Outage(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Event: TypeAlias = Published | Started | Finished | LeaseLost | Reclaimed | Promoted | Outage
+Event: TypeAlias = Published | Started | Finished | LeaseLost | Reclaimed | LostPayload | Promoted | Outage
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -1,4 +1,4 @@
-"""The threads that plain-function handlers run in.
+"""The threads that plain-function handlers run in, and calls that block.
 
 A thread cannot be interrupted, and Python waits for those of its own pools when the process ends. So a handler that
 outlives the drain would keep a stopped worker alive, at work on a message that is somebody else's by then. These are

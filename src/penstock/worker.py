@@ -20,15 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from .broker import Broker, Presence, SupportsPresence
+from .broker import Broker, Presence, SupportsPause, SupportsPresence
 from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .consumer import Consumer
-from .errors import ConfigurationError
+from .errors import AccessDenied, ConfigurationError
 from .running import Surroundings
 from .services import Service, run_forever
 from .services.heartbeat import Heartbeat
 from .services.leases import KeeperThread, LeaseKeeper
+from .services.pauses import PauseWatch
 from .telemetry import TELEMETRY, Telemetry
 from .version import __version__
 
@@ -76,8 +77,13 @@ class Worker:
         return list({id(c.broker): c.broker for c in self.consumers}.values())
 
     @property
+    def drain(self) -> float:
+        """Seconds that running handlers get when it stops."""
+        return self._drain
+
+    @property
     def ready(self) -> bool:
-        """Whether every consumer has an answer from its broker and none is in an outage."""
+        """Whether every consumer has an answer from its broker and none is unable to fetch or settle."""
         return not self._quiet and all(
             consumer.running and all(running.healthy for running in consumer.running) for consumer in self.consumers
         )
@@ -112,6 +118,7 @@ class Worker:
         try:
             for consumer in self.consumers:
                 await consumer.join()  # all of them before one reads: each group gets what is there
+            await self._look_for_pauses()
             for consumer in self.consumers:
                 await consumer.start(self._around)
         except BaseException:
@@ -204,6 +211,30 @@ class Worker:
         for keeper in keepers:
             self._spawn(keeper.run(around.clock, around.dice, around.telemetry))
 
+    async def pause(self) -> None:
+        """Pause every consumer of this worker, until ``resume``. Readiness stays as it is."""
+        await asyncio.gather(*(consumer.pause() for consumer in self.consumers))
+
+    async def resume(self) -> None:
+        """Let them go on, but for what is paused for every worker."""
+        await asyncio.gather(*(consumer.resume() for consumer in self.consumers))
+
+    async def _look_for_pauses(self) -> None:
+        """Nothing of a paused stream is fetched, not even at the start."""
+        for watch in self._pause_watches():
+            try:
+                await watch.run_once()
+            except AccessDenied as error:
+                logger.warning("what is paused cannot be seen: %s", error)
+
+    def _pause_watches(self) -> list[PauseWatch]:
+        return [PauseWatch(b, partial(self._follow, b)) for b in self.brokers if isinstance(b, SupportsPause)]
+
+    async def _follow(self, broker: Broker[Any], paused: frozenset[str]) -> None:
+        for consumer in self.consumers:
+            if consumer.broker is broker:
+                await consumer.follow(paused)
+
     def _services(self) -> list[Service]:
         found: list[Service] = []
         for consumer in self.consumers:
@@ -212,7 +243,7 @@ class Worker:
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
                 found.append(Heartbeat(broker, partial(self.presence, broker)))
-        return found
+        return [*found, *self._pause_watches()]
 
     def presence(self, broker: Broker[Any]) -> Presence:
         """This worker as others see it."""
@@ -226,8 +257,9 @@ class Worker:
             concurrency=sum(c.concurrency for c in self.consumers),
             busy=sum(c.in_flight for c in self.consumers),
             quiet=self._quiet,
-            rss=_rss(),
+            rss=resident(),
             version=__version__,
+            paused=tuple(c.name for c in self.consumers if c.paused),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -254,7 +286,7 @@ class Worker:
                 loop.remove_signal_handler(number)
 
 
-def _rss() -> int:
+def resident() -> int:
     """Bytes of memory in use, or the peak where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

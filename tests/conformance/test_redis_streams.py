@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from penstock.broker import Broker
+from penstock.broker import Broker, Retention
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.redis_cluster import SLOTS, slot_of
+from penstock.message import Message
 from penstock.testing.conformance import BrokerConformance
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
@@ -27,6 +28,9 @@ class _RedisStreams(BrokerConformance):
     async def make_broker(self) -> Broker[Any]:
         return RedisStreamsBroker.from_url(self.url)
 
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        return RedisStreamsBroker.from_url(self.url, retention=retention, **limits)
+
     async def lapse(self, seconds: float) -> None:
         await asyncio.sleep(seconds)  # leases are the server's, and it has a clock of its own
 
@@ -40,11 +44,16 @@ class _RedisStreams(BrokerConformance):
             server.call("FLUSHALL")
         return True
 
-    async def write_garbage(self, source: str) -> bool:
-        slot = slot_of(source)  # shares of a cluster are in order
-        server = self.servers[slot * len(self.servers) // SLOTS]
-        server.call("XADD", source, "*", "headers", "{no json", "payload", b"\xff\x00")
+    async def delete_entry(self, source: str, message: Message) -> bool:
+        self._server_of(source).call("XDEL", source, message.id)
         return True
+
+    async def write_garbage(self, source: str) -> bool:
+        self._server_of(source).call("XADD", source, "*", "headers", "{no json", "payload", b"\xff\x00")
+        return True
+
+    def _server_of(self, source: str) -> Server:
+        return self.servers[slot_of(source) * len(self.servers) // SLOTS]  # shares of a cluster are in order
 
 
 class _Single(_RedisStreams):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock.broker import Broker
+from penstock.broker import Broker, Retention
 from penstock.brokers.sql import SqlBroker
 from penstock.testing.conformance import BrokerConformance
 
@@ -22,6 +22,9 @@ class TestSqlite(BrokerConformance):
 
     async def make_broker(self) -> Broker[Any]:
         return SqlBroker.from_url(f"sqlite:///{self.path}", clock=self.clock)
+
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        return SqlBroker.from_url(f"sqlite:///{self.path}", clock=self.clock, retention=retention, **limits)
 
     async def forget_everything(self) -> bool:
         with self.other_program() as connection:

@@ -7,6 +7,7 @@ between ``<!-- generated: name -->`` and ``<!-- end: name -->``; the rest of the
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ CAPABILITIES = {
     "persistent": "survives a restart of the system",
     "binary": "a body may be any bytes",
     "idempotent": "publishes once for each key, in one step",
+    "retentions": "how long a message may stay that every group has acked; the first is the default",
     "shared": "several processes may work on it",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
@@ -42,8 +44,10 @@ CAPABILITIES = {
 PROTOCOLS = {
     port.SupportsSchedule: "delayed messages are moved by a scheduler, inside workers or as `RetryDaemon`",
     port.SupportsReclaim: "lapsed leases are taken over by the workers' reclaimer",
+    port.SupportsGhosts: "others may delete messages under a lease; it counts them",
     port.SupportsTrim: "the workers' pruner sweeps up after owners long gone",
     port.SupportsPresence: "keeps the list of living workers that `penstock stats` shows",
+    port.SupportsPause: "keeps the list of paused streams, for `penstock pause` and `penstock resume`",
     port.SupportsInspect: "sizes, peek, dead letters, requeue, purge",
     port.SupportsDiagnosis: "`penstock doctor` can tell of unsafe settings",
 }
@@ -91,6 +95,8 @@ def protocols() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each}`" for each in value)
     if value == port.FOREVER:
         return "any"
     return f"{value // 1024**2} MiB" if isinstance(value, int) and value % 1024**2 == 0 else f"{value}"
@@ -204,6 +210,26 @@ def _is_option(parameter: click.Parameter) -> TypeGuard[click.Option]:
     return isinstance(parameter, click.Option) and not parameter.hidden
 
 
+def faults() -> str:
+    """What ``make faults`` saw at its last run."""
+    rows = [
+        (
+            row["fault"],
+            row["server"],
+            f"{row['sent']:,}",
+            row["lost"] - row["lost_by_server"],
+            f"{row['lost_by_server']:,}" if row["lost_by_server"] else 0,
+            "<br>".join(f"{count:,}: {why}" for why, count in sorted(row["twice"].items())) or 0,
+            row["resumed"],
+            "stays green" if row["red"] is None else f"{row['red']} / {row['green']}",
+            row["lines"][0],
+        )
+        for row in json.loads((REFERENCE / "faults.json").read_text(encoding="utf-8"))
+    ]
+    head = ["fault", "server", "jobs", "lost", "lost by the server", "run again, and why", "work goes on after"]
+    return table([*head, "red after / green after", "log lines"], rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "capabilities": capabilities,
     "protocols": protocols,
@@ -214,6 +240,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "settings": settings,
     "commands": commands,
+    "faults": faults,
 }
 
 

@@ -24,6 +24,7 @@ import penstock
 from penstock import Producer, Send, open_broker
 from penstock.broker import StreamStats
 from penstock.inspector import Inspector
+from penstock.testing import crash
 from tests.end_to_end.jobs import Job, Settings
 
 PROGRAM = Path(__file__).with_name("jobs.py")
@@ -39,12 +40,13 @@ class Line:
     pid: int
     attempt: int
     at: float
+    ident: str
 
 
 class Member:
     """One worker process."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, crash_at: str = "") -> None:
         self._log = log
         source = str(Path(penstock.__file__).parents[1])
         root = str(Path(__file__).parents[2])
@@ -54,7 +56,12 @@ class Member:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join((source, root)), "PYTHONFAULTHANDLER": "1"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join((source, root)),
+                    "PYTHONFAULTHANDLER": "1",
+                    **({crash.VARIABLE: crash_at} if crash_at else {}),
+                },
             )
         self.pid = self._process.pid
 
@@ -94,9 +101,10 @@ class Fleet:
 
     # ------------------------------------------------------------------------------------------------------ processes
 
-    def start(self, count: int = 1) -> list[Member]:
-        """Start more workers."""
-        fresh = [Member(self.settings, self._directory / f"log-{len(self.members) + n}") for n in range(count)]
+    def start(self, count: int = 1, *, crash_at: str = "") -> list[Member]:
+        """Start more workers; with ``crash_at``, such as die at a named point (``penstock.testing.crash``)."""
+        known = len(self.members)
+        fresh = [Member(self.settings, self._directory / f"log-{known + n}", crash_at) for n in range(count)]
         self.members += fresh
         return fresh
 
@@ -164,10 +172,11 @@ class Fleet:
         with self._record.open("rb") as file:
             file.seek(self._read)
             data = file.read()
+        data = data[: data.rfind(b"\n") + 1]  # the last line may still be on its way
         self._read += len(data)
         for text in data.decode().splitlines():
-            number, event, pid, attempt, at = text.split()
-            self._lines.append(Line(int(number), event, int(pid), int(attempt), float(at)))
+            number, event, pid, attempt, at, ident = text.split()
+            self._lines.append(Line(int(number), event, int(pid), int(attempt), float(at), ident))
         return self._lines
 
     def seen(self, event: str, *, number: int | None = None, pid: int | None = None) -> list[Line]:

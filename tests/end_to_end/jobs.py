@@ -12,14 +12,30 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import msgspec
 
-from penstock import Claim, Constant, Consumer, Context, DeadLetter, Options, Prefetch, RetryPolicy, Worker, open_broker
+from penstock import (
+    Claim,
+    Constant,
+    Consumer,
+    Context,
+    DeadLetter,
+    Options,
+    Prefetch,
+    Producer,
+    RetryPolicy,
+    Worker,
+    open_broker,
+)
+from penstock.testing.crash import crashing, reached
 
 
 class Job(msgspec.Struct):
-    """``action``: what the handler does besides leaving its lines; ``seconds``: for how long."""
+    """``action``: what the handler does besides leaving its lines; ``seconds``: for how long. One that is to ``spawn``
+    sends another job, with its own number negated.
+    """
 
     number: int
     action: str = "sleep"
@@ -40,6 +56,7 @@ class Settings(msgspec.Struct, kw_only=True):
     interval: float = 0.5
     wait: float = 2.0
     uvloop: bool = False
+    options: dict[str, Any] = {}
 
 
 class Record:
@@ -48,18 +65,19 @@ class Record:
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 
-    def note(self, number: int, event: str, attempt: int = 0) -> None:
-        os.write(self._file, f"{number} {event} {os.getpid()} {attempt} {time.monotonic():.3f}\n".encode())
+    def note(self, number: int, event: str, attempt: int = 0, ident: str = "-") -> None:
+        os.write(self._file, f"{number} {event} {os.getpid()} {attempt} {time.monotonic():.3f} {ident}\n".encode())
 
 
 class Handlers:
     """One for the loop, one for threads; both do what the job says."""
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, record: Record, producer: Producer[Job]) -> None:
+        self._record, self._producer = record, producer
 
     async def on_the_loop(self, job: Job, context: Context) -> DeadLetter | None:
-        self._record.note(job.number, "start", context.attempt)
+        self._record.note(job.number, "start", context.attempt, context.id)
+        reached("mid_handler")
         if job.action == "sleep":
             await asyncio.sleep(job.seconds)
         elif job.action == "block":
@@ -68,6 +86,8 @@ class Handlers:
             await self._notice(job, context)
         elif job.action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif job.action == "spawn":
+            await self._producer.send(Job(-job.number, seconds=job.seconds))
         elif job.action == "flaky":
             await asyncio.sleep(job.seconds)
             if context.attempt == 0:
@@ -75,13 +95,14 @@ class Handlers:
         elif job.action == "bury":
             await asyncio.sleep(job.seconds)
             return DeadLetter("buried", meta=job.number)
-        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt)
+        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt, context.id)
+        reached("after_effect")
         return None
 
     def in_a_thread(self, job: Job, context: Context) -> None:
-        self._record.note(job.number, "start", context.attempt)
+        self._record.note(job.number, "start", context.attempt, context.id)
         time.sleep(job.seconds)
-        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt)
+        self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt, context.id)
 
     async def _notice(self, job: Job, context: Context) -> None:
         """Run for as long as the job says, and leave a line when the worker wants to stop."""
@@ -102,9 +123,10 @@ class Fields(logging.Formatter):
 
 def worker_of(settings: Settings, record: Record) -> Worker:
     """One consumer with both handlers."""
-    handlers = Handlers(record)
+    broker = crashing(open_broker(settings.url, **settings.options))
+    handlers = Handlers(record, Producer(broker, settings.stream, Job, default_type="job"))
     consumer = Consumer(
-        open_broker(settings.url),
+        broker,
         settings.stream,
         Job,
         handlers.on_the_loop,

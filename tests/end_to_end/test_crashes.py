@@ -111,6 +111,9 @@ async def test_a_job_that_kills_its_worker_ends_as_poison_and_its_neighbours_are
     (letter,) = await fleet.dead()
     executions = fleet.executions()
     assert letter.reason == "poison"
+    assert letter.meta["deliveries"] == 4
+    assert int(letter.meta["lastOwner"].split(":")[1]) in fleet.killed
+    assert letter.meta["silentSeconds"] >= 1.0
     assert len(executions[666]) == 3
     assert {start.attempt for start in executions[666]} == {0, 1, 2}
     assert set(executions) == {*range(1, 101), 666}

@@ -21,6 +21,7 @@ from penstock.broker import Settlement
 from penstock.brokers.memory_system import Entry
 from penstock.ledger import Ledger
 from penstock.message import Delivery
+from penstock.ordering import OrderedLedger
 from penstock.outcome import ACK, Ack, Release, Retry
 from penstock.running import Running
 from penstock.services.leases import LeaseKeeper
@@ -233,6 +234,22 @@ def test_an_answer_that_comes_after_its_message_came_again_is_caught(monkeypatch
 def test_a_handler_whose_attempts_have_no_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.retry.RetryPolicy.again", lambda self, attempt, wish: Retry(0.1))
     assert "was run as attempt" in first_foul().fouls[0]
+
+
+def test_two_of_one_key_at_once_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrderedLedger, "may_run", lambda self, delivery: True)
+    assert "began beside" in first_foul().fouls[0]
+
+
+def test_a_retry_that_is_overtaken_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = OrderedLedger._rest
+
+    def yielding(self: OrderedLedger, delivery: Delivery[Any], retry: Retry) -> None:
+        rest(self, delivery, retry)
+        self._pass_on(delivery.message.key, delivery.message.id)
+
+    monkeypatch.setattr(OrderedLedger, "_rest", yielding)
+    assert "overtook" in first_foul().fouls[0]
 
 
 def test_work_after_the_stop_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from penstock import (
     Ack,
+    Batch,
     Broker,
     Consumer,
     Context,
@@ -47,6 +48,8 @@ async def producing() -> None:
     emails = Producer(broker, "email", EmailJob)
     assert_type(emails, Producer[EmailJob])
     assert_type(await emails.send(EmailJob("a", "b"), key="k", delay=5), str)
+    await emails.send(EmailJob("a", "b"), timeout=2.5, expires=3600)
+    await emails.send(EmailJob("a", "b"), expires="soon")  # type: ignore[arg-type]
     assert_type(await emails.send_many([EmailJob("a", "b"), Send(EmailJob("a", "b"), key="k")]), list[str])
     await emails.send("not a job")  # type: ignore[arg-type]
     await emails.send(Order(1))  # type: ignore[arg-type]
@@ -72,6 +75,15 @@ def on_email_in_a_thread(job: EmailJob) -> Ack:
     return Ack()
 
 
+async def on_emails(jobs: list[EmailJob]) -> list[Outcome | Exception | None]:
+    assert_type(jobs[0].to, str)
+    return [None, OSError("mine"), Retry(5), *(Ack() for _ in jobs[3:])]
+
+
+def on_emails_with_contexts(jobs: list[EmailJob], contexts: list[Context]) -> None:
+    contexts[0].check()
+
+
 async def on_order(order: Order) -> None: ...
 
 
@@ -86,6 +98,13 @@ async def consuming(broker: Broker[Any]) -> None:
     Consumer(broker, "email", EmailJob, on_email_with_context)
     Consumer(broker, "email", EmailJob, on_email_in_a_thread)
     Consumer(broker, "email", EmailJob, on_order)  # type: ignore[arg-type]
+    Consumer(broker, "email", EmailJob, on_email, timeout=30)
+    assert_type(Consumer(broker, "email", EmailJob, on_emails, batch=Batch(size=10)), Consumer[EmailJob])
+    Consumer(broker, "email", EmailJob, on_emails_with_contexts, batch=Batch(wait=0.1), concurrency=2, timeout=5)
+    Consumer(broker, "email", EmailJob, on_email_with_context, ordered=True)
+    Consumer(broker, "email", EmailJob, on_emails)  # type: ignore[arg-type]
+    Consumer(broker, "email", EmailJob, on_email, batch=Batch())  # type: ignore[arg-type]
+    Consumer(broker, "email", EmailJob, on_emails, batch=Batch(), middleware=[audit])  # type: ignore[call-overload]
     async with Worker(consumer) as worker:
         assert_type(worker, Worker)
         assert_type(await worker.stop(timeout=1.0), bool)

@@ -127,6 +127,8 @@ def test_the_version_is_the_packages(cli: Cli) -> None:
         (["dlq", "purge", "x", "--all", "-b", "memory://"], 2, "add --yes"),
         (["worker"], 2, "Missing argument"),
         (["worker", "no_such_module"], 2, "no module named 'no_such_module'"),
+        (["worker", "x", "--processes", "none"], 2, "expected a whole number, at least 1, or auto; got 'none'"),
+        (["worker", "x", "--max-jobs", "5"], 2, "need a supervisor; add --processes 1"),
         (["demo", "-b", "memory://"], 2, "lives in one process"),
         (["--config", "nowhere.toml", "stats"], 2, "nowhere.toml cannot be read"),
         (["retry-daemon", "x", "--dry-run", "--delayed", "y", "-b", "memory://"], 2, "leave --delayed out"),
@@ -221,6 +223,30 @@ def test_stats_show_living_workers(cli: Cli, url: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ dlq
+
+
+def test_streams_are_paused_and_resumed_and_stats_show_it(cli: Cli, url: str) -> None:
+    send(url, "email", [{}])
+    dry = cli("pause", "email", "fax", "-b", url, "--dry-run")
+    assert dry == (0, "email: would be paused\nfax: would be paused\n", "")
+    assert cli("stats", "-b", url)[1].count("paused") == 0
+    assert cli("pause", "email", "fax", "-b", url)[1].startswith("email: paused: workers notice within seconds\nfax:")
+    assert cli("pause", "email", "-b", url) == (0, "email: is paused already\n", "")
+    _, shown, _ = cli("stats", "-b", url)
+    assert "email (paused)" in shown
+    assert "also paused: fax" in shown
+    assert json.loads(cli("stats", "-b", url, "--json")[1])["paused"] == ["email", "fax"]
+    changes = json.loads(cli("resume", "email", "telex", "-b", url, "--json")[1])
+    assert changes == [
+        {"stream": "email", "paused": False, "changed": True, "dry_run": False},
+        {"stream": "telex", "paused": False, "changed": False, "dry_run": False},
+    ]
+    assert cli("resume", "fax", "-b", url, "--dry-run")[1] == "fax: would be resumed\n"
+    assert json.loads(cli("stats", "-b", url, "--json")[1])["paused"] == ["fax"]
+
+
+def test_pausing_needs_a_stream(cli: Cli, url: str) -> None:
+    assert cli("pause", "-b", url)[0] == 2
 
 
 def test_peek_shows_reason_error_and_payload_oldest_first(cli: Cli, url: str) -> None:

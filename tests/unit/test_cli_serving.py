@@ -52,7 +52,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": source, **more}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_a_worker_process_runs_a_module_of_the_current_directory_until_a_signal(
     url: str, tmp_path: Path, number: signal.Signals, format_: str

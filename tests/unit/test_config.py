@@ -136,3 +136,20 @@ def test_the_description_has_every_setting_its_origin_and_no_password(tmp_path: 
 )
 def test_passwords_of_urls_are_masked(text: str, expected: str) -> None:
     assert expected == mask_url(text)
+
+
+def test_processes_are_a_count_or_auto_from_every_source(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text('processes = "auto"\nmax_memory = 512\n')
+
+    assert "auto" == load(env={}, directory=tmp_path).settings.processes
+    assert 512.0 == load(env={}, directory=tmp_path).settings.max_memory
+    loaded = load(env={"PENSTOCK_PROCESSES": "4", "PENSTOCK_MAX_JOBS": "1000"}, directory=tmp_path)
+    assert (4, 1000) == (loaded.settings.processes, loaded.settings.max_jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PROCESSES", "0"), ("PROCESSES", "many"), ("MAX_JOBS", "0"), ("MAX_MEMORY", "0")]
+)
+def test_no_processes_no_jobs_and_no_memory_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name.lower()} .environment: PENSTOCK_{name}"):
+        load(env={f"PENSTOCK_{name}": value}, directory=tmp_path)

@@ -66,6 +66,16 @@ def test_a_delivery_lost_while_it_waits_is_never_started_even_if_its_message_com
     assert list(ledger.waiting) == [again]
 
 
+def test_a_running_message_that_comes_anew_as_after_the_loss_of_its_group_is_told_as_lost_and_run_again() -> None:
+    ledger, old, new, told = Ledger(5), delivery(receipt=1), delivery(receipt=2), list[Delivery[int]]()
+    ledger.on_lost = told.append
+    ledger.add([old])
+    assert ledger.waiting.popleft() is old
+    ledger.add([new])
+    assert list(ledger.waiting) == [new]
+    assert told == [old]
+
+
 def test_what_is_being_settled_cannot_be_lost() -> None:
     ledger, settled = Ledger(5), delivery()
     ledger.add([settled])

@@ -30,6 +30,16 @@ async def test_an_outage_is_logged_once_at_its_start_and_once_at_its_end(caplog:
     ]
 
 
+def test_a_failure_that_nobody_expects_is_one_line_too_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    outage, wrong = OutageLog("intake", "s", ManualClock(), random.Random(1), Telemetry()), KeyError("oops")
+    for _ in range(3):
+        outage.failed(wrong)
+    (record,) = caplog.records
+    assert record.getMessage() == "intake of s: failed unexpectedly, trying again: 'oops'"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is wrong
+
+
 def test_the_next_outage_is_another_line_and_begins_with_the_shortest_pause(caplog: pytest.LogCaptureFixture) -> None:
     outage = OutageLog("intake", "s", ManualClock(), random.Random(1), Telemetry())
     pauses = [outage.failed(ConnectionFailed("gone")) for _ in range(12)]

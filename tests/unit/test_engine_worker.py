@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from penstock import Claim, Consumer, Producer, RetryPolicy, Worker
-from penstock.broker import Presence, Subscription
+from penstock.broker import Broker, Presence, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import AccessDenied, ConfigurationError, ConnectionFailed
 from penstock.message import Delivery
+from penstock.testing import FlakyBroker
 
 
 class Broken(MemoryBroker):
@@ -50,7 +51,7 @@ class Watched(MemoryBroker):
 async def nothing(payload: dict[str, Any]) -> None: ...
 
 
-def consumer(broker: MemoryBroker, handler: Any = nothing, **options: Any) -> Consumer[Any]:
+def consumer(broker: Broker[Any], handler: Any = nothing, **options: Any) -> Consumer[Any]:
     return Consumer(broker, "s", dict, handler, claim=Claim(min_idle=5.0), **options)
 
 
@@ -107,6 +108,20 @@ async def test_it_is_ready_once_the_broker_has_answered_and_not_when_quiet() -> 
             await asyncio.sleep(0.001)
         await worker.quiet()
         assert not worker.ready
+
+
+async def test_it_is_not_ready_while_outcomes_cannot_be_written_though_nothing_is_being_fetched() -> None:
+    broker = FlakyBroker(MemoryBroker())
+    broker.fail("settle", times=float("inf"))
+    await Producer(broker, "s", dict).send_many([{}] * 50)
+    async with Worker(consumer(broker)) as worker, asyncio.timeout(5):
+        while not worker.ready:
+            await asyncio.sleep(0.001)
+        while worker.ready:
+            await asyncio.sleep(0.001)
+        broker.heal()
+        while not worker.ready:
+            await asyncio.sleep(0.001)
 
 
 async def test_no_handler_runs_after_stop_has_returned_and_what_was_not_run_is_given_back() -> None:

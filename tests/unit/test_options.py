@@ -58,6 +58,9 @@ def consumer(**options: Any) -> Consumer[Any]:
         Worker,
         lambda: open_broker("redis://localhost", retention="bogus"),
         lambda: open_broker("redis://localhost", nonsense=1),
+        lambda: open_broker("memory://", retention="bogus"),
+        lambda: open_broker("memory://", nonsense=1),
+        lambda: open_broker("sqlite://", retention="bogus"),
         lambda: open_broker("redis://localhost", look_around=0),
         lambda: RetryDaemon(open_broker("redis://localhost"), "s", tick=0),
         lambda: RetryDaemon(open_broker("redis://localhost"), "s", max_batch=0),
@@ -73,6 +76,13 @@ def test_a_bad_option_is_refused_where_it_is_given(make: Callable[[], object]) -
 def test_a_bad_address_is_refused(url: Any) -> None:
     with pytest.raises(InvalidURL):
         open_broker(url)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite://"])
+@pytest.mark.parametrize("retention", ["limits", "keep"])
+def test_a_broker_without_a_history_refuses_to_keep_one_and_says_who_does(url: str, retention: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be had; use 'interest' or 'workqueue', or a redis://"):
+        open_broker(url, retention=retention)
 
 
 def test_an_unset_variable_is_guessed() -> None:

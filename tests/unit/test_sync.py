@@ -67,8 +67,8 @@ def test_what_the_producer_refuses_is_raised_here_and_the_wrong_arguments_where_
         producer.send("x" * 20)
     with pytest.raises(ConfigurationError, match="name of a stream"):
         Producer(open_broker(url), "", str)
-    with pytest.raises(ConfigurationError, match="timeout"):
-        Producer(open_broker(url), "s", str, timeout=0)
+    with pytest.raises(ConfigurationError, match="patience"):
+        Producer(open_broker(url), "s", str, patience=0)
     assert 2 == len(producer.send_many(text for text in "ab"))
 
 
@@ -123,7 +123,7 @@ def test_a_call_that_lasts_too_long_is_given_up():
         return await call(outgoing)
 
     gave_up = threading.Event()
-    producer = Producer(open_broker("memory://"), "s", int, middleware=[slow], timeout=0.05)
+    producer = Producer(open_broker("memory://"), "s", int, middleware=[slow], patience=0.05)
     with pytest.raises(ConnectionFailed, match=r"within 0\.05 seconds; whether it was done is unknown"):
         producer.send(1)
     assert gave_up.wait(PATIENCE)
@@ -160,20 +160,26 @@ def test_a_worker_on_a_thread_runs_handlers_that_send_and_its_dead_letters_can_b
 def test_a_worker_that_cannot_start_says_so_and_leaves_nothing_behind():
     def handle(_: int) -> None: ...
 
-    before = threading.active_count()
     worker = Worker(Consumer(open_broker("redis://127.0.0.1:1"), "s", int, handle))
     with pytest.raises(ConnectionFailed):
         worker.start()
-    assert before == threading.active_count()
+    assert [] == [thread.name for thread in threading.enumerate() if thread.name == "penstock-worker"]
 
 
 def test_what_is_thrown_away_gives_its_connections_back(redis_url: str, shared_server: Server):
     inspector = Inspector(open_broker(redis_url))
+    inspector.sources()
+    before = connections(shared_server)
     for n in range(20):  # as a view would that makes its own
         Producer(open_broker(redis_url), "s", int).send(n)
-    gc.collect()
     assert 20 == inspector.stats("s")[0].size
-    _until(lambda: len(shared_server.call("CLIENT", "LIST", "TYPE", "normal")) <= 3)
+    gc.collect()
+    _until(lambda: connections(shared_server) <= before)
+
+
+def connections(server: Server) -> int:
+    found: bytes = server.call("CLIENT", "LIST")
+    return found.count(b" addr=")
 
 
 SCRIPT = """
@@ -190,26 +196,77 @@ def test_a_script_that_ends_right_after_its_last_send_leaves_no_noise(lasting_ur
     assert [b"1"] == bodies(lasting_url)
 
 
+FORKS = (
+    SCRIPT
+    + """
+import os
+{before}
+children = []
+for n in range(1, 4):
+    child = os.fork()
+    if not child:
+        for m in range(20): producer.send(100 * n + m)
+        sys.exit(0)
+    children.append(child)
+for m in range(20): producer.send(m)
+for child in children: assert os.waitpid(child, 0)[1] == 0
+"""
+)
+
+
 def test_objects_made_before_a_fork_work_in_parent_and_child(lasting_url: str):
-    """As in a server that loads the application before it forks, with threads and all."""
+    """As in a server that loads the application before it forks."""
+    before = "" if lasting_url.startswith("sqlite") else "producer.send(-1)"
+    ended = run(FORKS.format(before=before), lasting_url, "-W", "ignore::DeprecationWarning")
+    assert (0, "") == (ended.returncode, ended.stderr)
+    expected = [*range(20), *(100 * n + m for n in range(1, 4) for m in range(20))]
+    assert sorted(expected) == sorted(int(body) for body in bodies(lasting_url) if body != b"-1")
+
+
+def test_a_sqlite_file_that_was_open_at_the_fork_is_refused_to_the_child(tmp_path: Path):
+    """SQLite keeps what it knows of its locks in the process: in a child that is a lie, and costs the file."""
     program = SCRIPT + (
         "import os\n"
         "producer.send(0)\n"
-        "children = []\n"
-        "for n in range(1, 4):\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        for m in range(20): producer.send(100 * n + m)\n"
-        "        sys.exit(0)\n"
-        "    children.append(child)\n"
-        "for m in range(20): producer.send(m)\n"
-        "for child in children: assert os.waitpid(child, 0)[1] == 0\n"
-        "producer.send(20)\n"
+        "if child := os.fork(): os.waitpid(child, 0); producer.send(1); sys.exit(0)\n"
+        "try: producer.send(2)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    ended = run(program, url, "-W", "ignore::DeprecationWarning")
+    assert "ConfigurationError" in ended.stdout
+    assert "open when this process was forked" in ended.stdout
+    assert [b"0", b"1"] == bodies(url)
+
+
+def test_threads_that_outlive_the_main_one_send_to_the_end(lasting_url: str):
+    program = SCRIPT + (
+        "import threading\n"
+        "def send():\n"
+        "    threading.main_thread().join()\n"
+        "    for n in range(50): producer.send(n)\n"
+        "threading.Thread(target=send).start()\n"
+    )
+    ended = run(program, lasting_url)
+    assert (0, "", "") == (ended.returncode, ended.stdout, ended.stderr)
+    assert 50 == len(bodies(lasting_url))
+
+
+def test_the_child_of_a_process_with_a_worker_ends_without_it(lasting_url: str):
+    program = (
+        "import os, sys, threading\n"
+        "from penstock import Consumer, open_broker\n"
+        "from penstock.sync import Producer, Worker\n"
+        "got = threading.Event()\n"
+        "with Worker(Consumer(open_broker(sys.argv[1]), 's', int, lambda n: got.set())) as worker:\n"
+        "    if not (child := os.fork()): sys.exit(0 if worker.stop() else 1)\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    Producer(open_broker(sys.argv[1]), 's', int).send(1)\n"
+        "    assert got.wait(30)\n"
     )
     ended = run(program, lasting_url, "-W", "ignore::DeprecationWarning")
-    assert (0, "") == (ended.returncode, ended.stderr)
-    expected = [0, *range(21), *(100 * n + m for n in range(1, 4) for m in range(20))]
-    assert sorted(expected) == sorted(int(body) for body in bodies(lasting_url))
+    assert (0, "", "") == (ended.returncode, ended.stdout, ended.stderr)
+    assert [] == bodies(lasting_url)
 
 
 def test_ctrl_c_ends_a_call_that_waits():

@@ -12,6 +12,7 @@ from penstock import Message
 from penstock.broker import (
     Broker,
     Outgoing,
+    Retention,
     Subscription,
     SupportsInspect,
     SupportsPresence,
@@ -36,6 +37,12 @@ class TestFlakyBrokerThatWasToldNothing(BrokerConformance):
         if self._system is None:
             self._system = MemorySystem(self.clock)
         return FlakyBroker(MemoryBroker(self._system, identity=f"owner-{next(self._names)}"))
+
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        assert self._system is not None
+        return FlakyBroker(
+            MemoryBroker(self._system, identity=f"owner-{next(self._names)}", retention=retention, **limits)
+        )
 
 
 async def publish(broker: Broker[Any], body: bytes = b"1") -> None:

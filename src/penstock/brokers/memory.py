@@ -11,21 +11,38 @@ from collections.abc import Sequence
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from ..broker import FOREVER, Capabilities, DeadMessage, Outgoing, Settlement, StreamStats, Subscription
+from ..broker import FOREVER, Capabilities, DeadMessage, Outgoing, Retention, Settlement, StreamStats, Subscription
+from ..checks import history_free, sole_group
 from ..clock import wait_until
-from ..message import Delivery, Message
+from ..message import Delivery, Message, Predecessor
 from ..outcome import Ack, DeadLetter, Release, Retry
 from .memory_system import Entry, Group, MemorySystem
 
 
 class MemoryBroker:
-    """A connection to a ``MemorySystem``."""
+    """A connection to a ``MemorySystem``. ``retention``: ``interest``, or ``workqueue`` for one group a stream."""
 
-    capabilities = Capabilities(max_delay=FOREVER, ordered=True, fanout=True, idempotent=True, shared=False)
+    capabilities = Capabilities(
+        max_delay=FOREVER,
+        ordered=True,
+        fanout=True,
+        idempotent=True,
+        retentions=("interest", "workqueue"),
+        shared=False,
+    )
     url = "memory://"
 
-    def __init__(self, system: MemorySystem | None = None, *, identity: str = "memory", forked: bool = False) -> None:
+    def __init__(
+        self,
+        system: MemorySystem | None = None,
+        *,
+        identity: str = "memory",
+        retention: Retention = "interest",
+        forked: bool = False,
+    ) -> None:
+        history_free("memory", retention)
         self.identity = identity
+        self._retention: Retention = retention
         self._system = system or MemorySystem()
         self._forked = forked
 
@@ -40,13 +57,13 @@ class MemoryBroker:
                     self._release(group, group.leased.pop(receipt))
 
     def fork(self) -> MemoryBroker:
-        return MemoryBroker(self._system, identity=self.identity, forked=True)
+        return MemoryBroker(self._system, identity=self.identity, retention=self._retention, forked=True)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
         return [self._publish(item) for item in messages]
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
-        system, group = self._system, self._system.group(subscription)
+        system, group = self._system, self._group(subscription)
         deadline = system.clock.monotonic() + wait
         while True:
             system.arrival.clear()
@@ -61,13 +78,13 @@ class MemoryBroker:
     async def reclaim(
         self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
     ) -> Sequence[Delivery[int]]:
-        group, now = self._system.group(subscription), self._system.clock.time()
+        group, now = self._group(subscription), self._system.clock.time()
         lapsed = [
             receipt
             for receipt, entry in group.leased.items()
             if entry.deadline <= now and above < entry.count < (below or FOREVER)
         ]
-        return [self._lease(subscription, group, group.leased.pop(receipt)) for receipt in lapsed[:limit]]
+        return [self._take_over(subscription, group, group.leased.pop(receipt), now) for receipt in lapsed[:limit]]
 
     async def settle(self, settlements: Sequence[Settlement[int]]) -> Sequence[Delivery[int]]:
         return [item.delivery for item in settlements if not self._settle(item)]
@@ -104,6 +121,25 @@ class MemoryBroker:
     async def purge(self, source: str) -> int:
         return self._system.purge(source)
 
+    async def pause(self, source: str) -> bool:
+        was = source in self._system.paused
+        self._system.paused.add(source)
+        return not was
+
+    async def resume(self, source: str) -> bool:
+        was = source in self._system.paused
+        self._system.paused.discard(source)
+        return was
+
+    async def paused(self) -> frozenset[str]:
+        return frozenset(self._system.paused)
+
+    def _group(self, subscription: Subscription) -> Group:
+        if self._retention == "workqueue":
+            others = self._system.streams[subscription.source].groups.keys() - {subscription.group}
+            sole_group(subscription.source, subscription.group, others)
+        return self._system.group(subscription)
+
     def _publish(self, item: Outgoing) -> str:
         system, message = self._system, item.message
         ident, now = system.new_id(), system.clock.time()
@@ -115,6 +151,10 @@ class MemoryBroker:
             system.once[slot] = (now + item.once, ident)
         system.add(item.destination, Entry(replace(message, id=ident)), item.delay)
         return ident
+
+    def _take_over(self, subscription: Subscription, group: Group, entry: Entry, now: float) -> Delivery[int]:
+        last = Predecessor(entry.owner, now - entry.deadline + subscription.lease)
+        return replace(self._lease(subscription, group, entry), predecessor=last)
 
     def _lease(self, subscription: Subscription, group: Group, entry: Entry) -> Delivery[int]:
         receipt = next(self._system.serial)

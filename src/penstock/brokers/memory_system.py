@@ -59,6 +59,7 @@ class MemorySystem:
         self.clock = clock
         self.streams: defaultdict[str, Stream] = defaultdict(Stream)
         self.once: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self.paused: set[str] = set()
         self.serial = itertools.count(1)
         self.arrival = asyncio.Event()
 

@@ -13,8 +13,8 @@ from ..contrib.json_logs import JOB_FIELDS, JobFields, JsonFormatter
 class TextFormatter(logging.Formatter):
     """A line for people; the running job's fields stand behind the message."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    def __init__(self, *, pid: bool = False) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {'[%(process)d] ' if pid else ''}%(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the standard library's name
         """The line without a traceback."""
@@ -24,11 +24,25 @@ class TextFormatter(logging.Formatter):
         return f"{line} [{fields}]" if fields else line
 
 
-def configure(settings: Settings) -> None:
-    """Log to stdout from now on. A command line owns its process, so this is the root logger."""
+class ProcessId(logging.Filter):
+    """Gives every record the field ``pid``."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See the class."""
+        record.pid = record.process
+        return True
+
+
+def configure(settings: Settings, *, pid: bool = False) -> None:
+    """Log to stdout from now on. A command line owns its process, so this is the root logger.
+
+    ``pid``: every line says which process it is from, where several share an output.
+    """
     handler: logging.StreamHandler[Any] = logging.StreamHandler(sys.stdout)
     handler.addFilter(JobFields())
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter(pid=pid))
+    if pid and settings.log_format == "json":
+        handler.addFilter(ProcessId())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

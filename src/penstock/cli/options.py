@@ -13,6 +13,16 @@ from ..config import Settings, load
 
 _SECONDS = click.FloatRange(min=0)
 
+
+def _count(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | str | None:
+    """A whole number, at least 1, or ``auto``."""
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"expected a whole number, at least 1, or auto; got {value!r}")
+    return int(value)
+
+
 # Each defaults to None, "not given": the environment and the file come before the default
 _SETTINGS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "broker": click.option(
@@ -40,6 +50,24 @@ _SETTINGS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     ),
     "metrics_address": click.option(
         "--metrics-address", metavar="ADDRESS", help="Where to listen for the metrics (127.0.0.1)."
+    ),
+    "processes": click.option(
+        "--processes",
+        metavar="COUNT|auto",
+        callback=_count,
+        help="Run this many worker processes under a supervisor, or auto: as many as there are processors (no supervisor).",
+    ),
+    "max_jobs": click.option(
+        "--max-jobs",
+        type=click.IntRange(min=1),
+        metavar="COUNT",
+        help="Replace a process by a fresh one after about this many jobs, never more than a second late.",
+    ),
+    "max_memory": click.option(
+        "--max-memory",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="MIB",
+        help="Replace a process by a fresh one when it holds this much resident memory, in MiB.",
     ),
 }
 

@@ -25,6 +25,8 @@ COMMANDS = {
     "retry-daemon": "retry_daemon:retry_daemon",
     "stats": "stats:stats",
     "dlq": "dlq:dlq",
+    "pause": "pause:pause",
+    "resume": "pause:resume",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
 }

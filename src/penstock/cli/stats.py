@@ -14,7 +14,7 @@ from ..config import Settings
 from ..inspector import Inspector
 from .inspection import inspect
 from .options import as_json, with_settings
-from .terminal import age, is_terminal, say_json, table
+from .terminal import age, is_terminal, printable, say_json, table
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -23,6 +23,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     at: float
     streams: list[StreamStats]
     workers: list[Presence]
+    paused: list[str] = []
 
 
 @click.command()
@@ -54,19 +55,22 @@ def stats(settings: Settings, streams: tuple[str, ...], watch: float | None, as_
 
 async def _look(inspector: Inspector, streams: tuple[str, ...]) -> Snapshot:
     found = await inspector.stats(*streams)
-    return Snapshot(time.time(), found, list(await inspector.processes()))
+    return Snapshot(time.time(), found, list(await inspector.processes()), sorted(await inspector.paused()))
 
 
 def _show(snapshot: Snapshot) -> None:
     rows: list[tuple[Any, ...]] = []
     for stream in snapshot.streams:
-        sizes = (stream.source, stream.size, stream.delayed, stream.dead, age(stream.oldest_age))
+        name = f"{stream.source} (paused)" if stream.source in snapshot.paused else stream.source
+        sizes = (name, stream.size, stream.delayed, stream.dead, age(stream.oldest_age))
         groups: list[tuple[Any, ...]] = [(g.name, g.leased, g.lag, g.owners) for g in stream.groups] or [(None,) * 4]
         rows += [(*(("",) * 5 if number else sizes), *group) for number, group in enumerate(groups)]
     if rows:
         table(("STREAM", "SIZE", "DELAYED", "DEAD", "OLDEST", "GROUP", "LEASED", "LAG", "OWNERS"), rows)
     else:
         click.echo("no streams yet")
+    if others := set(snapshot.paused) - {stream.source for stream in snapshot.streams}:
+        click.echo(f"also paused: {', '.join(printable(name) for name in sorted(others))}")
     click.echo()
     if not snapshot.workers:
         click.echo("no workers alive")
@@ -78,7 +82,7 @@ def _show(snapshot: Snapshot) -> None:
                 worker.identity,
                 ", ".join(worker.consumers),
                 f"{worker.busy}/{worker.concurrency}",
-                "quiet" if worker.quiet else "running",
+                _state(worker),
                 age(snapshot.at - worker.started_at),
                 f"{age(max(0.0, snapshot.at - worker.beat_at))} ago",
                 f"{worker.rss / 1024**2:.0f} MB",
@@ -86,3 +90,11 @@ def _show(snapshot: Snapshot) -> None:
             for worker in snapshot.workers
         ],
     )
+
+
+def _state(worker: Presence) -> str:
+    if worker.quiet:
+        return "quiet"
+    if not worker.paused:
+        return "running"
+    return "paused" if set(worker.paused) >= set(worker.consumers) else f"paused: {', '.join(worker.paused)}"

@@ -1,4 +1,4 @@
-"""``penstock worker``: runs the consumers of any number of modules in this process, until a signal.
+"""``penstock worker``: runs the consumers of any number of modules, in this process or in several, until a signal.
 
 Kept light on purpose: neither rich nor any driver that the consumers do not use is imported here.
 """
@@ -8,21 +8,33 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from ..config import Settings
 from ..errors import ConfigurationError
 from ..worker import Worker
+from . import codes
+from .child import Child, telling_why
+from .dump import telling
+from .link import inherited
 from .locator import Found, locate
 from .logs import configure
 from .options import as_json, given_on_the_command_line, with_settings
 from .terminal import say_json, table
 
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
 logger = logging.getLogger("penstock")
+
+T = TypeVar("T")
 
 # Allocations between two looks of the garbage collector at young objects, instead of 700: a fetched batch outlives
 # such a look anyway. No-op jobs run 15 to 50 % faster so; more than this gains nothing.
@@ -34,35 +46,129 @@ YOUNG = 10_000
 @click.option("--factory", is_flag=True, help="The attribute is a function that makes the consumers.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, connect to nothing.")
 @as_json
-@with_settings("drain", "log_level", "log_format", "scheduler", "uvloop", "metrics_port", "metrics_address")
-def worker(settings: Settings, targets: tuple[str, ...], factory: bool, dry_run: bool, as_json: bool) -> None:
+@with_settings(
+    "processes",
+    "max_jobs",
+    "max_memory",
+    "drain",
+    "log_level",
+    "log_format",
+    "scheduler",
+    "uvloop",
+    "metrics_port",
+    "metrics_address",
+)
+def worker(settings: Settings, targets: tuple[str, ...], factory: bool, dry_run: bool, as_json: bool) -> int:
     """Run every Consumer found in the modules, until SIGTERM or SIGINT.
 
     An ATTRIBUTE may be a Consumer, a list of Consumers, a Worker, or an object with .consumers. They bring their
     brokers along.
 
     SIGTERM and SIGINT: fetch no more, finish within --drain seconds, hand the rest back; a second one hands back at
-    once. SIGTSTP and SIGUSR1: fetch no more, stay.
+    once. SIGTSTP and SIGUSR1: fetch no more, stay. SIGTTIN: log what is running. SIGHUP: stop; with --processes,
+    replace the processes one after the other.
     """
-    found = locate(targets, factory=factory)
     if dry_run:
-        _show(found, as_json=as_json)
-        return
-    configure(settings)
+        _show(locate(targets, factory=factory), as_json=as_json)
+        return codes.OK
+    line = inherited()
+    if line is not None:
+        with telling_why(line.sendall):
+            serving = _prepared(settings, targets, factory=factory, pid=True)
+        _run(_serve_as_child(serving, line, settings), settings)
+        return codes.OK
+    if settings.processes is not None:
+        return _supervise(settings, settings.processes)
+    if settings.max_jobs is not None or settings.max_memory is not None:
+        raise ConfigurationError("max_jobs and max_memory need a supervisor; add --processes 1, or more")
+    _run(_serve(_prepared(settings, targets, factory=factory), settings), settings)
+    return codes.OK
+
+
+def _prepared(settings: Settings, targets: tuple[str, ...], *, factory: bool, pid: bool = False) -> Worker:
+    found = locate(targets, factory=factory)
+    configure(settings, pid=pid)
     serving = _worker(found, settings)
     _settle_memory()
+    return serving
+
+
+def _run(serving: Coroutine[Any, Any, None], settings: Settings) -> None:
     with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
-        runner.run(_serve(serving, settings))
+        runner.run(serving)
 
 
 async def _serve(serving: Worker, settings: Settings) -> None:
+    with _bound(_metrics(serving, settings), settings), _more_signals(serving):
+        await serving.run()
+
+
+async def _serve_as_child(serving: Worker, line: socket.socket, settings: Settings) -> None:
+    with _more_signals(serving):
+        await Child(serving, line, settings).serve()
+
+
+@contextmanager
+def _more_signals(serving: Worker) -> Generator[None]:
+    """Beside those that every worker knows: a terminal that hangs up, and questions."""
+    loop = asyncio.get_running_loop()
+    heeded = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # else nohup wants it to live on
+    if heeded:
+        loop.add_signal_handler(signal.SIGHUP, serving.shut_down)
+    with telling(serving):
+        try:
+            yield
+        finally:
+            if heeded:
+                loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _supervise(settings: Settings, processes: int | Literal["auto"]) -> int:
+    from .process import same_command, same_directory
+    from .restarts import Terms
+    from .supervisor import Supervisor
+
+    configure(settings, pid=True)
+    count = _processors() if processes == "auto" else processes
+    terms = Terms(processes=count, max_jobs=settings.max_jobs, max_memory=settings.max_memory)
+
+    async def serve() -> int:
+        supervisor = Supervisor(terms, same_command(), same_directory())
+        with _bound(_fleet_metrics(supervisor, settings), settings) as port:
+            if port is not None:
+                logger.info("metrics and health at http://%s:%d", settings.metrics_address, port)
+            code = await supervisor.run()
+        if code != codes.OK:
+            click.echo(f"penstock: {supervisor.reason}", err=True)
+        return code
+
+    return asyncio.run(serve())
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _bound(metrics: AbstractContextManager[T], settings: Settings) -> Generator[T]:
+    """Serve metrics; an address that cannot be had is a matter of configuration."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(_metrics(serving, settings))
+            made = stack.enter_context(metrics)
         except OSError as error:
             where = f"{settings.metrics_address}:{settings.metrics_port}"
             raise ConfigurationError(f"metrics cannot be served at {where}: {error.strerror}") from error
-        await serving.run()
+        yield made
+
+
+def _fleet_metrics(supervisor: Supervisor, settings: Settings) -> AbstractContextManager[int | None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    from ..contrib.prometheus import fleet_exporter
+
+    address = settings.metrics_address
+    return fleet_exporter(supervisor.families, lambda: supervisor.ready, settings.metrics_port, address=address)
 
 
 def _worker(found: Found, settings: Settings) -> Worker:

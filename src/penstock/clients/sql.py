@@ -14,13 +14,16 @@ import random
 import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ..broker import Retention
+from ..checks import history_free
 from ..errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed, InvalidURL, MissingExtra
+from ..threads import Threads
 
 try:
     import sqlalchemy as sa
@@ -36,7 +39,7 @@ Work: TypeAlias = Callable[[sa.Connection], T]
 OLDEST_SQLITE = (3, 35, 0)
 EXPECTED = (
     "expected sqlite:///relative/path.db, sqlite:////absolute/path.db or sqlite:// (in memory), "
-    "with the options ?timeout=SECONDS&durability=normal|full&prefix=NAME_"
+    "with the options ?timeout=SECONDS&durability=normal|full&prefix=NAME_&retention=interest|workqueue"
 )
 # SQLite's own waiting grows to naps of 100 ms, in which a busy neighbour takes the lock again and again. So it gives
 # up soon and the runner asks again at short random intervals.
@@ -53,14 +56,17 @@ class SqlOptions:
     ``path``: the file; ``None`` is a database in this process's memory. ``timeout``: seconds a call may wait for other
     writers. ``durability``: ``full`` syncs every commit to disk; ``normal`` survives a crash of the process but may
     lose the last commits when the machine loses power. ``prefix``: what the names of all tables begin with.
+    ``retention``: ``interest`` removes a message once every group has acked it; ``workqueue`` too, and admits one group.
     """
 
     path: str | None
     timeout: float = 5.0
     durability: Literal["normal", "full"] = "normal"
     prefix: str = "penstock_"
+    retention: Retention = "interest"
 
     def __post_init__(self) -> None:
+        history_free("SQLite", self.retention)
         if self.durability not in {"normal", "full"}:
             raise ConfigurationError(f"durability is 'normal' or 'full', not {self.durability!r}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,31}", self.prefix):
@@ -89,7 +95,7 @@ class SqlOptions:
     @staticmethod
     def _query(url: str, text: str) -> dict[str, Any]:
         query: dict[str, Any] = dict(parse_qsl(text, keep_blank_values=True))
-        if unknown := query.keys() - {"timeout", "durability", "prefix"}:
+        if unknown := query.keys() - {"timeout", "durability", "prefix", "retention"}:
             raise InvalidURL(f"unknown option {min(unknown)!r}: {EXPECTED}; got {url!r}")
         if "timeout" in query:
             try:
@@ -119,6 +125,27 @@ class Runner(Protocol):
         ...
 
 
+class _Opened:
+    """Files that this process has opened, and those that the process had which it was forked from.
+
+    SQLite remembers its locks by file in the memory of the process. A child remembers those of its parent, which are
+    not its own, and would write without any; so it must not open such a file at all.
+    """
+
+    def __init__(self) -> None:
+        self.here: Counter[tuple[int, int] | None] = Counter()
+        self.inherited: set[tuple[int, int] | None] = set()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.inherited |= {file for file, count in self.here.items() if count > 0} - {None}
+        self.here.clear()
+
+
+_opened = _Opened()
+
+
 class SqliteRunner:
     """One connection to a SQLite database in one thread: one hop per transaction, not one per statement.
 
@@ -128,7 +155,7 @@ class SqliteRunner:
     def __init__(self, options: SqlOptions, prepare: Work[None]) -> None:
         self._options, self._prepare = options, prepare
         self._engine = sa.create_engine("sqlite+pysqlite://", creator=self._dial, poolclass=NullPool)
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: Threads | None = None
         self._connection: sa.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -146,7 +173,7 @@ class SqliteRunner:
 
     async def _hop(self, call: Callable[[], T]) -> T:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="penstock-sqlite")
+            self._thread = Threads(1, "penstock-sqlite")
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # From here on everything runs in the thread.
@@ -197,6 +224,7 @@ class SqliteRunner:
                 connection.close()
                 raise
             self._connection, self._file = connection, self._identify()
+            _opened.here[self._file] += 1
         return self._connection
 
     def _identify(self) -> tuple[int, int] | None:
@@ -212,6 +240,11 @@ class SqliteRunner:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(f"SQLite 3.35 or newer is needed; this is {sqlite3.sqlite_version}")
         path = self._options.path or ":memory:"
+        if self._identify() in _opened.inherited:
+            raise ConfigurationError(
+                f"{path} was open when this process was forked, and SQLite's locks do not survive that; use it before the"
+                " fork or after it, not both (making brokers and producers does not open it)"
+            )
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, cached_statements=256)
         try:
             for pragma in (
@@ -230,6 +263,7 @@ class SqliteRunner:
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            _opened.here[self._file] -= 1
             with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error):
                 connection.close()
 

@@ -1,13 +1,14 @@
-"""Prometheus metrics of producers and workers in this process.
+"""Prometheus metrics of producers and workers in this process, and of a supervisor's processes as if they were one.
 
 ============================================  =========  =======================================================
 metric                                        kind       labels
 ============================================  =========  =======================================================
 ``penstock_produced_total``                   counter    stream, type
-``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release)
+``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release, discard)
 ``penstock_retry_scheduled_total``            counter    stream, group, type
 ``penstock_dlq_total``                        counter    stream, group, type, reason
 ``penstock_claimed_total``                    counter    stream, group
+``penstock_lost_payload_total``               counter    stream, group
 ``penstock_promoted_total``                   counter    stream
 ``penstock_lease_lost_total``                 counter    stream, group, type
 ``penstock_outages_total``                    counter    role, stream
@@ -23,22 +24,30 @@ metric                                        kind       labels
 ============================================  =========  =======================================================
 
 The last five are read from the broker by ``sample``; leave that to one worker of a fleet if it is large.
+
+Beside the metrics, at any other path, two answers for whoever watches the process: ``/livez`` says 200 while it is
+there, ``/readyz`` says 200 while it is ready and 503 while it is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING, Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from .. import telemetry
 from ..broker import SupportsInspect
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import BrokerError, MissingExtra
 from ..telemetry import TELEMETRY, Event, Telemetry
+from .fleet_metrics import Family, Sample
 
 try:
     from prometheus_client import (
@@ -48,8 +57,10 @@ try:
         Gauge,
         Histogram,
         ProcessCollector,
-        start_http_server,
+        exposition,
     )
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 except ImportError as error:
     raise MissingExtra("prometheus-client", "prometheus") from error
 
@@ -80,6 +91,8 @@ class PrometheusMetrics:
         self._retried = counter("retry_scheduled_total", "Retries scheduled", *OF_MESSAGE)
         self._dead = counter("dlq_total", "Messages dead-lettered", *OF_MESSAGE, "reason")
         self._claimed = counter("claimed_total", "Deliveries taken over from dead workers", "stream", "group")
+        self._ghosts = counter("lost_payload_total", "Messages deleted while they were leased", "stream", "group")
+        self._of_group = {telemetry.Reclaimed: self._claimed, telemetry.LostPayload: self._ghosts}
         self._promoted = counter("promoted_total", "Delayed messages that became due", "stream")
         self._lost = counter("lease_lost_total", "Leases lost to another worker", *OF_MESSAGE)
         self._outages = counter("outages_total", "Times a broker became unreachable", "role", "stream")
@@ -92,6 +105,7 @@ class PrometheusMetrics:
         self._dead_depth = gauge("dlq_depth", "Dead letters", "stream")
         self._pending = gauge("pel_size", "Messages leased", "stream", "group")
         self._lag = gauge("lag", "Messages not yet fetched", "stream", "group")
+        self.registry = registry
         self.unsubscribe = hub.subscribe(self.on_event)
 
     def on_event(self, event: Event) -> None:
@@ -106,8 +120,8 @@ class PrometheusMetrics:
                 self._produced.labels(stream, type_).inc(count)
             case telemetry.LeaseLost(stream, group, type_, _):
                 self._lost.labels(stream, group, type_).inc()
-            case telemetry.Reclaimed(stream, group, count):
-                self._claimed.labels(stream, group).inc(count)
+            case telemetry.Reclaimed(stream, group, count) | telemetry.LostPayload(stream, group, count):
+                self._of_group[type(event)].labels(stream, group).inc(count)
             case telemetry.Promoted(stream, count):
                 self._promoted.labels(stream).inc(count)
             case telemetry.Outage(role, stream, ended):
@@ -130,6 +144,18 @@ class PrometheusMetrics:
             subscription = consumer.subscription
             gauge = self._in_flight.labels(subscription.source, subscription.group)
             gauge.set_function(partial(getattr, consumer, "in_flight"))
+
+    def families(self) -> list[Family]:
+        """All metrics as plain values. When a series was created is left out: it cannot be added up."""
+        return [
+            Family(
+                metric.name,
+                metric.type,
+                metric.documentation,
+                [Sample(s.name, dict(s.labels), s.value) for s in metric.samples if not s.name.endswith("_created")],
+            )
+            for metric in self.registry.collect()
+        ]
 
     async def sample(self, worker: Worker) -> None:
         """Read the gauges that are the broker's once."""
@@ -159,21 +185,101 @@ class PrometheusMetrics:
 
 
 @contextmanager
-def exporter(
-    worker: Worker, port: int, *, address: str = "127.0.0.1", hub: Telemetry = TELEMETRY
-) -> Generator[PrometheusMetrics]:
-    """Serve the metrics of ``worker`` at ``http://address:port/metrics`` while the block runs; inside a running loop."""
+def collecting(worker: Worker, *, hub: Telemetry = TELEMETRY) -> Generator[PrometheusMetrics]:
+    """Keep the metrics of ``worker`` and its process, in a registry of their own, while the block runs."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics = PrometheusMetrics(hub, registry)
     metrics.watch(worker)
-    server, thread = start_http_server(port, address, registry)
-    sampling = asyncio.get_running_loop().create_task(metrics.sample_forever(worker))
     try:
         yield metrics
     finally:
-        sampling.cancel()
         metrics.unsubscribe()
+
+
+@contextmanager
+def exporter(
+    worker: Worker, port: int, *, address: str = "127.0.0.1", hub: Telemetry = TELEMETRY
+) -> Generator[PrometheusMetrics]:
+    """Serve the metrics of ``worker`` at ``http://address:port/metrics`` while the block runs; inside a running loop."""
+    with (
+        collecting(worker, hub=hub) as metrics,
+        serving(metrics.registry, lambda: worker.ready, port, address=address),
+    ):
+        sampling = asyncio.get_running_loop().create_task(metrics.sample_forever(worker))
+        try:
+            yield metrics
+        finally:
+            sampling.cancel()
+
+
+@contextmanager
+def serving(
+    registry: CollectorRegistry, ready: Callable[[], bool], port: int, *, address: str = "127.0.0.1"
+) -> Generator[int]:
+    """Serve ``registry`` and health over HTTP from a thread while the block runs; yields the port."""
+    server = make_server(address, port, _application(registry, ready), _server_class(address, port), _Silent)
+    thread = Thread(target=server.serve_forever, name="penstock-metrics", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def fleet_exporter(
+    families: Callable[[], Iterable[Family]], ready: Callable[[], bool], port: int, *, address: str = "127.0.0.1"
+) -> Generator[int]:
+    """Serve what ``families`` says at each scrape, and health, while the block runs; yields the port."""
+    registry = CollectorRegistry()
+    registry.register(_Families(families))
+    with serving(registry, ready, port, address=address) as bound:
+        yield bound
+
+
+class _Families(Collector):
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the names are not known beforehand."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, at this moment."""
+        for family in self._families():
+            metric = Metric(family.name, family.text, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+def _server_class(address: str, port: int) -> type[WSGIServer]:
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return type("_Server", (_Server,), {"address_family": found[0][0]})
+
+
+def _application(registry: CollectorRegistry, ready: Callable[[], bool]) -> Callable[..., Iterable[bytes]]:
+    metrics: Callable[..., Iterable[bytes]] = cast("Any", exposition).make_wsgi_app(registry)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path not in {"/livez", "/readyz"}:
+            return metrics(environ, start_response)
+        good = path == "/livez" or ready()
+        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"ok\n" if good else b"not ready\n"]
+
+    return answer

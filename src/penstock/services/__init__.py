@@ -6,16 +6,12 @@ so that the loop around it is trivial and the work can be tested without it.
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import Protocol
 
 from ..clock import Clock
-from ..errors import BrokerError
 from ..outage import LONGEST_PAUSE, OutageLog
 from ..telemetry import Telemetry
-
-logger = logging.getLogger("penstock")
 
 
 class Service(Protocol):
@@ -53,11 +49,8 @@ async def run_forever(
     while True:
         try:
             pause = await service.run_once()
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 whatever is wrong, the role goes on
             pause = outage.failed(error)
-        except Exception as error:
-            logger.exception("%s of %s failed unexpectedly", service.name, service.stream)
-            pause = max(1.0, outage.failed(error))
         else:
             outage.recovered()
             pause *= 1.0 + jitter * dice.uniform(-1.0, 1.0)

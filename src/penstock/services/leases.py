@@ -20,6 +20,7 @@ from ..clock import Clock
 from ..message import Delivery
 from ..outage import LONGEST_PAUSE
 from ..telemetry import Telemetry
+from ..threads import Threads
 from . import run_forever
 
 logger = logging.getLogger("penstock")
@@ -80,7 +81,11 @@ class KeeperThread:
 
     async def stop(self) -> None:
         """End the thread; what is held is renewed no more."""
-        await asyncio.get_running_loop().run_in_executor(None, self._join)
+        waiting = Threads(1, "penstock-leases-end")  # the loop's own pool is closed by now if the interpreter ends
+        try:
+            await asyncio.get_running_loop().run_in_executor(waiting, self._join)
+        finally:
+            waiting.shutdown()
 
     def _join(self) -> None:
         self._started.wait()

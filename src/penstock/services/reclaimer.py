@@ -6,13 +6,16 @@ may be what kills them: it is taken one at a time, so that its neighbours do not
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..broker import Subscription, SupportsReclaim
+from ..broker import Subscription, SupportsGhosts, SupportsReclaim
 from ..ledger import SUSPECT_COUNT, Ledger
 from ..message import Delivery
-from ..telemetry import Reclaimed, Telemetry
+from ..telemetry import LostPayload, Reclaimed, Telemetry
+
+logger = logging.getLogger("penstock")
 
 
 class Reclaimer:
@@ -42,7 +45,19 @@ class Reclaimer:
         innocent = await self._take(min(self._most, self._room()), below=SUSPECT_COUNT - 1)
         if not self._ledger.suspects:
             await self._take(min(1, self._room()), above=SUSPECT_COUNT - 2)
+        if isinstance(self._broker, SupportsGhosts):
+            self._report(await self._broker.ghosts(self._subscription))
         return 0.0 if innocent and innocent >= self._most else self._interval
+
+    def _report(self, ghosts: int) -> None:
+        """Tell of messages that somebody deleted under their owners' hands."""
+        if not ghosts:
+            return
+        extra = {"stream": self.stream, "group": self._subscription.group}
+        text = "payload lost: %d messages of %s were deleted while they were leased; they cannot be run again"
+        logger.error(text, ghosts, self.stream, extra=extra)
+        if self._telemetry:
+            self._telemetry.emit(LostPayload(self.stream, self._subscription.group, ghosts))
 
     async def _take(self, limit: int, **bounds: int) -> int:
         if limit <= 0:

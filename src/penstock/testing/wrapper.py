@@ -14,7 +14,7 @@ from ..broker import Broker, Capabilities, Outgoing, Settlement, Subscription
 from ..message import Delivery
 
 OPTIONAL = (
-    "promote_due", "reclaim", "trim", "beat", "leave", "processes", "diagnose",
+    "promote_due", "reclaim", "ghosts", "trim", "beat", "leave", "processes", "diagnose", "pause", "resume", "paused",
     "sources", "stats", "peek", "dead", "requeue_dead", "purge_dead", "purge",
 )  # fmt: skip
 

@@ -3,8 +3,8 @@
 -- ARGV  1 group   2 new owner   3 ms without a sign of life   4 limit
 --       5 and 6: only those handed over more than / fewer than so many times ('' for no bound)
 --       7 only those held by this owner ('' for anybody)
--- Returns {entries as {id, fields, times handed over, this one included}, number of ghosts}. Ghosts are entries that
--- are leased but no longer exist: they are acked away.
+-- Returns {entries as {id, fields, times handed over (this one included), last owner, ms of its silence}, number of
+-- ghosts}. Ghosts are entries that are leased but no longer exist: they are acked away.
 local stream, group, owner = KEYS[1], ARGV[1], ARGV[2]
 local idle, limit = ARGV[3], tonumber(ARGV[4])
 local above, below = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -19,7 +19,7 @@ while #taken < limit do
     if #taken < limit and (not above or count > above) and (not below or count < below) then
       local entry = redis.call('XCLAIM', stream, group, owner, idle, id)[1]
       if entry then
-        taken[#taken + 1] = {id, entry[2], count + 1}
+        taken[#taken + 1] = {id, entry[2], count + 1, pending[2], pending[3]}
       elseif #redis.call('XRANGE', stream, id, id) == 0 then
         redis.call('XACK', stream, group, id)
         ghosts = ghosts + 1

@@ -44,6 +44,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         persistent=True,
         binary=True,
         idempotent=True,
+        retentions=("interest", "workqueue", "limits", "keep"),
         shared=True,
         max_batch=MAX_BATCH,
         max_body=512 * 1024 * 1024,
@@ -115,6 +116,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
     ) -> Sequence[Delivery[Receipt]]:
         return await self._reader(subscription).reclaim(min(limit, MAX_BATCH), above, below)
+
+    async def ghosts(self, subscription: Subscription) -> int:
+        reader = self._reader(subscription)
+        count, reader.ghosts = reader.ghosts, 0
+        return count
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         clock, keep = self._clock, self.options.keeps

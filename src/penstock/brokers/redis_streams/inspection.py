@@ -15,9 +15,21 @@ from ...message import Message
 from .options import Keys
 from .reading import RELEASED
 from .scripts import PRESENCE, PURGE, REQUEUE
-from .wire import RAW, Fields, Unreadable, aged_headers, parse_failure, parse_json, pick, read_entry, texts
+from .wire import (
+    RAW,
+    Fields,
+    Unreadable,
+    aged_headers,
+    milliseconds,
+    parse_failure,
+    parse_json,
+    pick,
+    read_entry,
+    texts,
+)
 
 WORKERS, BEATS = "penstock:{workers}", "penstock:{workers}:beats"
+PAUSED = "penstock:{workers}:paused"  # a hash, since when in ms by stream: a worker's user may read hashes, but no sets
 PAGE = 1000
 
 
@@ -131,6 +143,17 @@ class RedisStreamsInspection:
     async def processes(self) -> Sequence[Presence]:
         found = await self._client.run(PRESENCE, [WORKERS, BEATS], [""])
         return sorted((msgspec.json.decode(item, type=Presence) for item in found), key=lambda each: each.identity)
+
+    # --------------------------------------------------------------------------------------------------------- pauses
+
+    async def pause(self, source: str) -> bool:
+        return bool(await self._client.call("HSETNX", PAUSED, source, milliseconds(self._clock.time())))
+
+    async def resume(self, source: str) -> bool:
+        return bool(await self._client.call("HDEL", PAUSED, source))
+
+    async def paused(self) -> frozenset[str]:
+        return frozenset(texts(await self._client.call("HKEYS", PAUSED)))
 
     # ------------------------------------------------------------------------------------------------------ diagnosis
 

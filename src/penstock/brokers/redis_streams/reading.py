@@ -16,11 +16,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from msgspec.structs import replace
+
 from ...broker import Subscription
 from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
-from ...message import Delivery, Message
+from ...message import Delivery, Message, Predecessor
 from .options import Keys, Receipt, RedisStreamsOptions
 from .scripts import CLAIM, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
@@ -65,7 +67,7 @@ class GroupReader:
         self._made = self.closing = False
         self._look_at = float("-inf")
         self._born = clock.monotonic()
-        self._recoveries = 0
+        self._recoveries = self.ghosts = 0
         self._plain = True  # the last message had no headers of its own, so try the fast way first
         self._cut_off: list[object] = []
 
@@ -162,12 +164,13 @@ class GroupReader:
         source, group = self._names
         start = self._clock.monotonic()
         try:
-            entries, _ = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
+            entries, ghosts = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
         except ReplyError as error:
             if error.code not in GONE:
                 raise
             await self._make_group()
             return []
+        self.ghosts += ghosts
         return await self._deliver(entries, start) if entries else []
 
     async def _recover(self) -> None:
@@ -214,7 +217,7 @@ class GroupReader:
     # ---------------------------------------------------------------------------------------------------- deliveries
 
     async def _deliver(self, entries: Iterable[Sequence[Any]], start: float) -> list[Delivery[Receipt]]:
-        """Entries as ``[id, fields]`` or ``[id, fields, count]`` → deliveries, without what is meant for others."""
+        """Entries as ``[id, fields]`` or as the claim script says → deliveries, without what is meant for others."""
         membership = self.membership
         deadline = membership.deadline(start, membership.subscription.lease)
         source, group = self._names
@@ -242,6 +245,8 @@ class GroupReader:
             found.append(
                 Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
             )
+            if len(entry) > 2:  # off the fast path
+                found[-1] = replace(found[-1], predecessor=_predecessor(entry))
         if others:
             await self._pass_by(others)
         return found
@@ -250,3 +255,9 @@ class GroupReader:
         """Ack retries that are meant for another group."""
         keep, group = int(self._options.keeps), self._names[1]
         await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
+
+
+def _predecessor(entry: Sequence[Any]) -> Predecessor | None:
+    """Whose lease lapsed; nobody's, if the entry was handed back."""
+    owner = entry[3].decode("utf-8", "backslashreplace")
+    return None if owner == RELEASED else Predecessor(owner, entry[4] / 1000)

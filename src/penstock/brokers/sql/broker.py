@@ -54,7 +54,13 @@ class SqlBroker:
         self.identity = identity or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         on_disk = options.path is not None
         self.capabilities = Capabilities(
-            max_delay=FOREVER, ordered=True, fanout=True, persistent=on_disk, idempotent=True, shared=on_disk
+            max_delay=FOREVER,
+            ordered=True,
+            fanout=True,
+            persistent=on_disk,
+            idempotent=True,
+            retentions=("interest", "workqueue"),
+            shared=on_disk,
         )
         self._options, self._clock = options, clock
         self._schema = schema(options.prefix)
@@ -180,6 +186,15 @@ class SqlBroker:
     async def processes(self) -> Sequence[Presence]:
         return await self._read(lambda conn: inspection.processes(conn, self._schema, self._clock.time()))
 
+    async def pause(self, source: str) -> bool:
+        return await self._runner.run(lambda conn: inspection.pause(conn, self._schema, source, self._clock.time()))
+
+    async def resume(self, source: str) -> bool:
+        return await self._runner.run(lambda conn: inspection.resume(conn, self._schema, source))
+
+    async def paused(self) -> frozenset[str]:
+        return await self._read(lambda conn: inspection.paused(conn, self._schema))
+
     async def sources(self) -> Sequence[str]:
         return await self._read(lambda conn: inspection.sources(conn, self._schema))
 
@@ -241,11 +256,11 @@ class SqlBroker:
         )
 
     async def _claim(self, subscription: Subscription, limit: int) -> _Deliveries:
-        token, keep = self._token(), subscription.start == "first"
+        token, alone = self._token(), self._options.retention == "workqueue"
 
         def work(conn: sa.Connection) -> _Deliveries:
             now = self._clock.time()
-            join(conn, self._schema, self._rows, subscription.source, subscription.group, keep=keep, now=now)
+            join(conn, self._schema, self._rows, subscription, alone=alone, now=now)
             return self._rows.claim(conn, subscription, limit, token=token, owner=self.identity, now=now)
 
         return await self._guarded(work)

@@ -152,6 +152,22 @@ def processes(conn: sa.Connection, schema: Schema, now: float) -> list[Presence]
     return found
 
 
+def pause(conn: sa.Connection, schema: Schema, queue: str, now: float) -> bool:
+    """Note that a queue is paused; whether that is news."""
+    statement = upsert(schema.paused).on_conflict_do_nothing()
+    return conn.execute(statement, {"queue": queue, "paused_at": now}).rowcount == 1
+
+
+def resume(conn: sa.Connection, schema: Schema, queue: str) -> bool:
+    """Forget it; whether that is news."""
+    return conn.execute(schema.paused.delete().where(schema.paused.c.queue == queue)).rowcount == 1
+
+
+def paused(conn: sa.Connection, schema: Schema) -> frozenset[str]:
+    """What is paused."""
+    return frozenset(conn.scalars(sa.select(schema.paused.c.queue)))
+
+
 def _letter(row: sa.RowMapping) -> DeadMessage:
     return DeadMessage(
         id=str(row["id"]),

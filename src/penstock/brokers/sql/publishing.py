@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from ...broker import Outgoing
+from ...broker import Outgoing, Subscription
+from ...checks import sole_group
 from ...errors import EncodeError, PayloadTooLarge
 from .rows import Row, Rows
 from .schema import Schema
@@ -143,13 +144,19 @@ def _groups(conn: sa.Connection, schema: Schema, rows: Rows, queue: str) -> list
     return found
 
 
-def join(conn: sa.Connection, schema: Schema, rows: Rows, queue: str, group: str, *, keep: bool, now: float) -> None:
+def join(
+    conn: sa.Connection, schema: Schema, rows: Rows, subscription: Subscription, *, alone: bool, now: float
+) -> None:
     """Make a group, unless it is there. The first one takes the backlog over, or drops what is due of it.
 
-    A later one gets its own copy of what other groups have before them, unless it begins with the next message.
+    A later one gets its own copy of what other groups have before them, unless it begins with the next message; with
+    ``alone`` there can be none. Raises ``ConfigurationError`` then.
     """
     streams, messages = schema.streams, schema.messages
+    queue, group, keep = subscription.source, subscription.group, subscription.start == "first"
     known = set(rows.groups(conn, queue))
+    if alone:
+        sole_group(queue, group, known - {"", group})
     if group in known:
         return
     conn.execute(streams.insert().values(queue=queue, grp=group))

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from ...broker import Subscription
-from ...message import EMPTY, Delivery, Message
+from ...message import EMPTY, Delivery, Message, Predecessor
 
 Receipt: TypeAlias = tuple[int, int]  # row id, fencing token
 Row: TypeAlias = tuple[Any, ...]
@@ -64,6 +65,7 @@ class Rows:
             f"SELECT id FROM {table} WHERE queue = ? AND grp = ? AND token IS NOT NULL AND lease_until <= ? "  # noqa: S608
             "AND deliveries > ? AND deliveries < ? ORDER BY lease_until LIMIT ?"
         )
+        self._owners = self.lapsed.replace("SELECT id", "SELECT id, owner, lease_until", 1)
         self._claim, self._reclaim = take.format(self.waiting), take.format(self.lapsed)
         self._next = f"SELECT min(available_at) FROM {table} WHERE queue = ? AND grp = ? AND token IS NULL"  # noqa: S608
         held = "token = ? AND id IN (SELECT value FROM json_each(?))"
@@ -111,7 +113,12 @@ class Rows:
         above, below = bounds
         lease = (token, owner, now, now + subscription.lease)
         which = (subscription.source, subscription.group, now, above, _UNBOUNDED if below is None else below, limit)
-        return _deliveries(subscription, conn.exec_driver_sql(self._reclaim, (*lease, *which)), token)
+        last = {
+            number: Predecessor(last_owner, now - until + subscription.lease)
+            for number, last_owner, until in _plain(conn.exec_driver_sql(self._owners, which))
+        }
+        found = _deliveries(subscription, conn.exec_driver_sql(self._reclaim, (*lease, *which)), token)
+        return [replace(delivery, predecessor=last.get(delivery.receipt[0])) for delivery in found]
 
     def next_due(self, conn: sa.Connection, subscription: Subscription) -> float | None:
         """When the oldest waiting message is or was due."""

@@ -4,7 +4,7 @@
 in the group ``''`` while nobody has subscribed. Its columns ``id queue payload attempts reserved_at available_at
 created_at`` are those of the common ``jobs`` table. ``token`` is the fencing token of the fetch that leased the row,
 null while it waits; ``mid`` is the message's id where that is not the row's own. ``streams`` lists the groups of each
-queue (``''`` until there is one). ``dead``, ``once`` and ``workers`` are small and cold.
+queue (``''`` until there is one). ``dead``, ``once``, ``workers`` and ``paused`` are small and cold.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ class Schema:
             sa.Column("identity", _NAME, primary_key=True),
             sa.Column("presence", sa.LargeBinary, nullable=False),
             sa.Column("expires_at", sa.Float, nullable=False),
+        )
+
+        self.paused = sa.Table(
+            f"{prefix}paused",
+            self.metadata,
+            sa.Column("queue", _NAME, primary_key=True),
+            sa.Column("paused_at", sa.Float, nullable=False),
         )
 
     def ensure(self, conn: sa.Connection) -> None:

@@ -19,6 +19,7 @@ from .inspection import InspectionTests
 from .interruptions import InterruptionTests
 from .leases import LeaseTests
 from .lifecycle import LifecycleTests
+from .pauses import PauseTests
 from .publishing import PublishingTests
 from .settling import SettlingTests
 from .stores import StoreConformance
@@ -32,6 +33,7 @@ class BrokerConformance(
     LeaseTests,
     GroupTests,
     InspectionTests,
+    PauseTests,
     LifecycleTests,
 ):
     """All of it."""

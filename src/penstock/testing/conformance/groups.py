@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ...broker import Broker, Settlement, Subscription, SupportsInspect
+from ...broker import Broker, Retention, Settlement, Subscription, SupportsInspect, SupportsTrim
+from ...errors import ConfigurationError
 from ...outcome import Ack, DeadLetter, Outcome, Release, Retry
 from .harness import PATIENCE, Harness, bodies, message, numbered
 
@@ -46,6 +47,43 @@ class GroupTests(Harness):
         assert {(0, 1)} == {(d.attempt, d.count) for d in found}
         assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
         assert [] == await self.take(broker, b)
+
+    @pytest.mark.parametrize(
+        ("retention", "limits"),
+        [("interest", {}), ("limits", {"max_length": 1}), ("keep", {})],
+        ids=str,
+    )
+    async def test_a_slow_group_gets_everything_whatever_goes_away_meanwhile(
+        self, source: str, pair: tuple[Subscription, Subscription], retention: Retention, limits: dict[str, Any]
+    ) -> None:
+        broker, (fast, slow) = await self.retaining(retention, **limits), pair
+        await self.start(broker, fast, slow)
+        await self.send(broker, source, *numbered(40))
+        found: list[bytes] = []
+        for _ in range(40):
+            for each, limit in ((fast, 10), (slow, 1)):
+                taken = await self.take(broker, each, limit)
+                assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in taken]))
+                found += bodies(taken) if each is slow else []
+            if isinstance(broker, SupportsTrim):
+                await broker.trim(fast)
+        assert [str(n).encode() for n in range(40)] == found
+        if isinstance(broker, SupportsInspect):
+            left = (await broker.stats(source)).size
+            assert {"interest": 0, "limits": 1, "keep": 40}[retention] == left
+
+    async def test_a_work_queue_belongs_to_one_group_and_refuses_another(
+        self, source: str, pair: tuple[Subscription, Subscription]
+    ) -> None:
+        broker, (ours, other) = await self.retaining("workqueue"), pair
+        await self.send(broker, source, *numbered(3))
+        taken = await self.collect(broker, ours, 3)
+        with pytest.raises(ConfigurationError, match=r"belongs to group 'a'.*retention='interest'"):
+            await broker.fetch(other, 0, 0.0)
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in taken]))
+        if isinstance(broker, SupportsInspect):
+            stats = await broker.stats(source)
+            assert (0, ["a"]) == (stats.size, [group.name for group in stats.groups])
 
     async def test_a_retry_comes_back_to_its_own_group(
         self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]

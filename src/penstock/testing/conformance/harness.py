@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ...broker import Broker, Outgoing, Settlement, Subscription, SupportsReclaim, SupportsSchedule
+from ...broker import Broker, Outgoing, Retention, Settlement, Subscription, SupportsReclaim, SupportsSchedule
 from ...message import Delivery, Message
 from ...outcome import Outcome
 from ..clock import ManualClock
@@ -28,6 +28,10 @@ class Harness:
         """One more owner on this test's system, not opened. The system is empty when the test begins."""
         raise AssertionError("a conformance class must define make_broker()")
 
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        """The same, opened with another retention (and its limits, such as ``max_length``) than the default."""
+        raise AssertionError(f"{type(self).__name__} must define make_retaining(): its broker declares {retention!r}")
+
     async def lapse(self, seconds: float) -> None:
         """Let time pass for the system. Brokers that take the suite's clock need not override this."""
         await self.clock.advance(seconds)
@@ -38,6 +42,10 @@ class Harness:
 
     async def forget_everything(self) -> bool:
         """Wipe the system behind the brokers' backs (``FLUSHALL``); false if that is impossible."""
+        return False
+
+    async def delete_entry(self, source: str, message: Message) -> bool:
+        """Delete a message as somebody with access to the system may; false if nobody may."""
         return False
 
     async def write_garbage(self, source: str) -> bool:
@@ -68,7 +76,18 @@ class Harness:
 
     async def another(self) -> Broker[Any]:
         """One more owner, opened; closed when the test ends."""
+        return await self._opened(await self.make_broker())
+
+    async def retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        """One more owner with this retention, opened; skips the test if the broker does not declare it."""
         broker = await self.make_broker()
+        if retention == broker.capabilities.retentions[0]:
+            return await self._opened(broker)
+        if retention not in broker.capabilities.retentions:
+            pytest.skip(f"the broker declares no retention {retention!r}")
+        return await self._opened(await self.make_retaining(retention, **limits))
+
+    async def _opened(self, broker: Broker[Any]) -> Broker[Any]:
         self._open.append(broker)
         await broker.open()
         return broker

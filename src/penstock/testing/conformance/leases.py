@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ...broker import Broker, Settlement, Subscription, SupportsInspect, SupportsReclaim
+from ...broker import Broker, Settlement, Subscription, SupportsGhosts, SupportsInspect, SupportsReclaim
 from ...outcome import Ack, DeadLetter, Outcome, Release, Retry
-from .harness import Harness, bodies, message, numbered
+from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class LeaseTests(Harness):
@@ -22,6 +22,38 @@ class LeaseTests(Harness):
         (second,) = await self.reclaim(other, subscription)
         assert first.message == second.message
         assert (2, 1) == (second.count, second.attempt)
+
+    async def test_what_was_taken_over_says_from_whom_and_for_how_long_he_was_silent(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        if not isinstance(broker, SupportsReclaim):
+            pytest.skip("the broker redelivers by itself")
+        await self.send(broker, source, message())
+        first = await self.one(broker, subscription)
+        await self.lapse(self.lease * 0.5)
+        await broker.extend([first], self.lease)
+        await self.lapse(self.lease * 1.5)
+        (second,) = await self.reclaim(await self.another(), subscription)
+        assert first.predecessor is None
+        assert second.predecessor is not None
+        assert broker.identity == second.predecessor.owner
+        assert self.lease * 1.4 <= second.predecessor.silent <= self.lease * 1.5 + PATIENCE
+
+    async def test_what_was_deleted_under_a_lease_is_counted_once_and_holds_up_nothing(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        await self.send(broker, source, *numbered(3))
+        held = await self.collect(broker, subscription, 3)
+        if not await self.delete_entry(source, held[0].message):
+            pytest.skip("nobody can delete a message of this system behind our back")
+        assert isinstance(broker, SupportsGhosts)
+        await self.lapse(self.lease * 1.5)
+        other = await self.another()
+        assert isinstance(other, SupportsGhosts)
+        assert bodies(held[1:]) == bodies(await self.reclaim(other, subscription))
+        assert 1 == await other.ghosts(subscription)
+        assert [] == await self.reclaim(broker, subscription)
+        assert (0, 0) == (await other.ghosts(subscription), await broker.ghosts(subscription))
 
     async def test_each_crash_counts(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
         await self.send(broker, source, message())

@@ -28,6 +28,7 @@ class Run:
 
     machine: Machine
     context: Context
+    receipt: Any = None
     ending: str = ""
     ended_at: float = 0.0
 
@@ -49,6 +50,7 @@ class Copy:
     receipt: Any = None
     renewed: float = 0.0
     until: float = 0.0
+    key: str | None = None
     adrift: bool = False  # taken by a fetch that was cancelled: nobody knows that he has it
     runs: list[Run] = field(default_factory=list[Run])
 
@@ -63,15 +65,18 @@ class Copy:
 
 
 class Referee:
-    """``max_attempts``: the policy's. ``lease``: seconds."""
+    """``max_attempts``: the policy's. ``lease``: seconds. ``ordered``: messages with the same key take turns."""
 
-    def __init__(self, history: History, groups: Sequence[str], lease: float, max_attempts: int) -> None:
+    def __init__(
+        self, history: History, groups: Sequence[str], lease: float, max_attempts: int, *, ordered: bool = False
+    ) -> None:
         self._history, self._groups, self._lease, self._max = history, groups, lease, max_attempts
         self.copies: dict[tuple[str, str], Copy] = {}
         self.jobs: dict[int, str] = {}
         self.stopped: set[str] = set()
         self.verdicts: list[str] = []
         self.accused = ""
+        self._ordered = ordered
 
     # ---------------------------------------------------------------------------------------------- what brokers do
 
@@ -127,14 +132,17 @@ class Referee:
             self._demand(ending == "ack", copy.about, "was acked, but no handler had succeeded")
             copy.state = "done"
         elif isinstance(outcome, Retry):
-            self._demand(ending in {"fail", "retry"}, copy.about, f"was retried after {ending or 'nothing'}")
-            # An execution that lost its lease and got it back on the same machine is one execution
             first = run.context.attempt if run is not None else 0
-            counted = first <= item.delivery.attempt <= copy.spent
+            # What is given back after attempts that were counted in place is written as a retry
+            back = self._ordered and ending in {"interrupted", "release"} and first == item.delivery.attempt + 1
+            fair = ending in {"fail", "retry"} or back
+            self._demand(fair, copy.about, f"was retried after {ending or 'nothing'}")
+            # An execution that lost its lease and got it back on the same machine is one execution
+            counted = back or first <= item.delivery.attempt <= max(copy.spent, first if self._ordered else 0)
             self._demand(counted, copy.about, f"was retried as attempt {item.delivery.attempt}, {copy.spent} spent")
             copy.spent, copy.state = item.delivery.attempt + 1, "ready"
         elif isinstance(outcome, DeadLetter):
-            self._died(copy, outcome, ending)
+            self._died(copy, outcome, run)
         else:
             self._demand(run is None or not run.owed, copy.about, "was released, but its handler had succeeded")
             copy.state = "ready"
@@ -160,8 +168,22 @@ class Referee:
         for run in copy.runs:
             twice = run.machine is machine and not run.ending and not run.context.lease_lost
             self._demand(not twice, copy.about, f"runs twice at once on {machine.name}")
-        copy.runs.append(Run(machine, context))
+        if self._ordered:
+            self._in_turn(machine, copy, context)
+        copy.runs.append(Run(machine, context, copy.receipt))
         return copy.runs[-1]
+
+    def _in_turn(self, machine: Machine, copy: Copy, context: Context) -> None:
+        """Nobody of the same key runs on this machine, nor waits there for a retry."""
+        copy.key = context.key
+        for (_, group), other in self.copies.items():
+            run = other.last_run(machine)
+            if other is copy or run is None or (group, other.key) != (context.group, context.key):
+                continue
+            self._demand(bool(run.ending), copy.about, f"began beside {other.about}, which has the same key")
+            again = run.ending in {"fail", "retry"} and run.context.attempt + 1 < self._max
+            waits = again and other.state == "leased" and other.receipt == run.receipt
+            self._demand(not waits, copy.about, f"overtook {other.about}, which waits for its retry")
 
     def ended(self, run: Run, ending: str) -> None:
         """A handler came to its end."""
@@ -209,11 +231,12 @@ class Referee:
         self._demand(copy.excused(), copy.about, f"was taken from {owner}, who was well and did not renew its lease")
         copy.spent, copy.state = copy.spent + 1, "ready"
 
-    def _died(self, copy: Copy, letter: DeadLetter, ending: str) -> None:
+    def _died(self, copy: Copy, letter: DeadLetter, run: Run | None) -> None:
+        ending, spent = (run.ending, run.context.attempt) if run is not None else ("", 0)
         if letter.reason == "poison":
             fair = copy.spent >= self._max
         elif letter.reason.startswith("maxAttempts"):
-            fair = ending in {"fail", "retry"} and copy.spent + 1 >= self._max
+            fair = ending in {"fail", "retry"} and max(copy.spent, spent if self._ordered else 0) + 1 >= self._max
         else:
             fair = ending == "dead"
         self._demand(fair, copy.about, f"is dead of {letter.reason!r} with {copy.spent} attempts spent, after {ending}")

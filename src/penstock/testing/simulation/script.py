@@ -23,12 +23,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``steps``: one for each execution in a group, the last again and again. Sent at ``at``, with ``delay``."""
+    """``steps``: one for each execution in a group, the last again and again. Sent at ``at``, with
+    ``delay``. ``key``: its ordering key, if not one of its own.
+    """
 
     number: int
     at: float
     delay: float
     steps: tuple[Step, ...]
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +49,14 @@ class Script:
     chaos: float = 12.0
     pace: float = 1.5
     mishaps: tuple[Mishap, ...] = field(default=MISHAPS)
+    ordered: bool = False
 
 
 def drawn(dice: random.Random) -> Script:
     """A script at random. Not every world has every kind of trouble: some faults only show where others are absent."""
     chaos = dice.uniform(6.0, 14.0)
-    jobs = tuple(_job(dice, number, chaos) for number in range(1, dice.randint(4, 22)))
+    ordered = dice.random() < 0.25
+    jobs = tuple(_job(dice, number, chaos, ordered=ordered) for number in range(1, dice.randint(4, 22)))
     return Script(
         jobs=jobs,
         groups=("a", "b")[: dice.choice((1, 1, 2))],
@@ -64,10 +69,11 @@ def drawn(dice: random.Random) -> Script:
         chaos=chaos,
         pace=dice.choice((0.7, 1.5, 4.0)),
         mishaps=tuple(mishap for mishap in MISHAPS if dice.random() < 0.5),
+        ordered=ordered,
     )
 
 
-def _job(dice: random.Random, number: int, chaos: float) -> Job:
+def _job(dice: random.Random, number: int, chaos: float, *, ordered: bool) -> Job:
     kind = dice.random()
     steps: tuple[Step, ...] = (_step(dice, "ack"),)
     if kind < 0.25:
@@ -85,7 +91,8 @@ def _job(dice: random.Random, number: int, chaos: float) -> Job:
     elif kind < 0.6:
         steps = (_step(dice, "dead"),)
     delay = dice.uniform(0.1, 5.0) if dice.random() < 0.15 else 0.0
-    return Job(number, at=dice.uniform(0.0, chaos * 0.8), delay=delay, steps=steps)
+    key = dice.choice(("x", "y", "")) if ordered else ""
+    return Job(number, at=dice.uniform(0.0, chaos * 0.8), delay=delay, steps=steps, key=key)
 
 
 def _step(dice: random.Random, action: Action) -> Step:

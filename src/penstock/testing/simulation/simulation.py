@@ -61,7 +61,9 @@ class Simulation:
         self.script = script or drawn(self._dice)
         self.jobs: dict[int, Job] = {job.number: job for job in self.script.jobs}
         self.history = History()
-        self.referee = Referee(self.history, self.script.groups, LEASE, self.script.max_attempts)
+        self.referee = Referee(
+            self.history, self.script.groups, LEASE, self.script.max_attempts, ordered=self.script.ordered
+        )
         self._broker_class = broker_class
         self._machines: list[Machine] = []
         self._units: list[Unit] = []
@@ -172,7 +174,11 @@ class Simulation:
         while True:
             try:
                 await producer.send(
-                    {"number": number}, key=f"job-{number}", delay=job.delay, headers={"number": number}
+                    {"number": number},
+                    type=f"job-{number}",  # a key is known for each type
+                    key=job.key or f"job-{number}",
+                    delay=job.delay,
+                    headers={"number": number},
                 )
             except ConnectionFailed:
                 await clock.sleep(0.1)

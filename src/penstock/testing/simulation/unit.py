@@ -65,6 +65,7 @@ class Unit:
             dict,
             self._handle,
             group=group,
+            ordered=script.ordered,
             concurrency=script.concurrency,
             retry=RetryPolicy(
                 max_attempts=script.max_attempts, backoff=ExponentialJitter(base=0.2, cap=2.0, random=dice)
