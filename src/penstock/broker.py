@@ -29,7 +29,7 @@ A new driver subclasses ``penstock.testing.conformance.BrokerConformance`` and i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -332,9 +332,12 @@ class SupportsDiagnosis(Protocol):
         ...
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing the doctor has to say. ``level``: ``ok``, ``warning`` or ``danger``."""
+Level: TypeAlias = Literal["ok", "unknown", "warning", "danger"]
 
-    level: Literal["ok", "warning", "danger"]
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing the doctor has to say. ``level``: ``ok``, ``unknown`` if it may not look, ``warning`` or ``danger``."""
+
+    level: Level
     subject: str
     detail: str
