@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ...broker import Finding, Level, Presence, StreamStats
 from ...clients.redis import Command, RedisClient
@@ -63,15 +63,17 @@ def _finding(level: Level, subject: str, detail: str) -> Finding:
 
 async def examine(client: RedisClient, clock: Clock) -> list[Finding]:
     """Everything about the server itself."""
-    info, *replies = await client.many([("INFO",), *(("CONFIG", "GET", name) for name in CONFIGS)])
+    replies = await client.many([("INFO",), *(("CONFIG", "GET", name) for name in CONFIGS)])
+    info: Any = replies.pop(0)
     found: list[Finding] = []
     if isinstance(info, Exception):
         found.append(_finding("unknown", "server", f"INFO is not allowed, so its settings are not known: {info}"))
     else:
-        facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+        raw: bytes = info
+        facts = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
         for name, reply in zip(CONFIGS, replies, strict=True):
             if isinstance(reply, list) and reply:
-                facts[name] = reply[1].decode(errors="replace")
+                facts[name] = cast("list[bytes]", reply)[1].decode(errors="replace")
         found += [check(facts) for check in CHECKS]
     return [*found, *await _tried(client), *await _timed(client, clock)]
 
