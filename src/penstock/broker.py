@@ -367,9 +367,12 @@ class SupportsDiagnosis(Protocol):
         ...
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing the doctor has to say. ``level``: ``ok``, ``warning`` or ``danger``."""
+Level: TypeAlias = Literal["ok", "unknown", "warning", "danger"]
 
-    level: Literal["ok", "warning", "danger"]
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing the doctor has to say. ``level``: ``ok``, ``unknown`` if it may not look, ``warning`` or ``danger``."""
+
+    level: Level
     subject: str
     detail: str

@@ -361,7 +361,8 @@ async def test_an_idle_subscription_leaves_the_database_alone(path: Path) -> Non
 
 async def test_a_file_on_disk_is_diagnosed(broker: SqlBroker) -> None:
     findings = {finding.subject: finding for finding in await broker.diagnose()}
-    assert {"sqlite version", "journal_mode", "synchronous", "file system", "disk space"} == findings.keys()
+    disk = {"file system", "disk space", "wal size"}
+    assert {"sqlite version", "journal_mode", "synchronous", "timeout"} | disk == findings.keys()
     assert "ok" == findings["journal_mode"].level
 
 
@@ -369,4 +370,14 @@ async def test_full_durability_syncs_every_commit(path: Path) -> None:
     broker = SqlBroker.from_url(f"sqlite:///{path}", durability="full")
     findings = {finding.subject: finding for finding in await broker.diagnose()}
     assert findings["synchronous"].detail.startswith("full")
+    await broker.close()
+
+
+async def test_a_log_that_grew_and_a_hasty_timeout_are_told(path: Path) -> None:
+    broker = SqlBroker.from_url(f"sqlite:///{path}", timeout=0.5)
+    assert {"ok"} == {finding.level for finding in await broker.diagnose() if finding.subject == "wal size"}
+    with Path(f"{path}-wal").open("r+b") as log:
+        log.truncate(300 * 1024**2)  # a hole: it takes no space
+    findings = {finding.subject: finding for finding in await broker.diagnose()}
+    assert ("warning", "warning") == (findings["wal size"].level, findings["timeout"].level)
     await broker.close()

@@ -30,7 +30,7 @@ LIBRARIES = {
     "pydantic": "for pydantic payloads: pip install 'penstock[pydantic]'",
     "prometheus-client": "for --metrics-port: pip install 'penstock[prometheus]'",
 }
-COLOURS = {"ok": "green", "warning": "yellow", "danger": "red"}
+COLOURS = {"ok": "green", "unknown": "cyan", "warning": "yellow", "danger": "red"}
 
 
 class Report(msgspec.Struct, frozen=True):

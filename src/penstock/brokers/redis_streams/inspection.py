@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ...clients.redis import Arg, RedisClient, ReplyError
 from ...clock import Clock
 from ...errors import AccessDenied
 from ...message import Message
+from . import diagnosis
 from .options import Keys
 from .reading import RELEASED
 from .scripts import PRESENCE, PURGE, REQUEUE
@@ -31,6 +32,7 @@ from .wire import (
 WORKERS, BEATS = "penstock:{workers}", "penstock:{workers}:beats"
 PAUSED = "penstock:{workers}:paused"  # a hash, since when in ms by stream: a worker's user may read hashes, but no sets
 PAGE = 1000
+EXAMINED = 200  # streams that a diagnosis looks into
 
 
 class RedisStreamsInspection:
@@ -158,17 +160,28 @@ class RedisStreamsInspection:
     # ------------------------------------------------------------------------------------------------------ diagnosis
 
     async def diagnose(self) -> Sequence[Finding]:
-        info, syncing = await self._client.many([("INFO",), ("CONFIG", "GET", "appendfsync")])
-        if isinstance(info, Exception):
-            return [
-                Finding(level="warning", subject="server", detail=f"INFO is not allowed, nothing can be said: {info}")
-            ]
-        facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
-        findings = [_version(facts), _eviction(facts), _durability(facts), _role(facts)]
-        if isinstance(syncing, Exception):
-            detail = "CONFIG GET is not allowed: whether each write is synced to disk cannot be told"
-            findings.append(Finding(level="warning", subject="appendfsync", detail=detail))
-        return findings
+        found = await diagnosis.examine(self._client, self._clock)
+        try:
+            alive = await self.processes()
+            found.append(diagnosis.workers(alive))
+            for source in (await self.sources())[:EXAMINED]:
+                found += await self._diagnose(source, alive)
+        except (AccessDenied, ReplyError) as refused:
+            found.append(Finding(level="unknown", subject="streams", detail=f"not all could be looked at: {refused}"))
+        return found
+
+    async def _diagnose(self, source: str, alive: Sequence[Presence]) -> list[Finding]:
+        stats = await self.stats(source)
+        found = diagnosis.unserved(stats, alive)
+        commands = [("XINFO", "CONSUMERS", source, group.name) for group in stats.groups]
+        last, *replies = await self._client.many(
+            [("XREVRANGE", self._keys.dead(source), "+", "-", "COUNT", 1), *commands]
+        )
+        for group, reply in zip(stats.groups, replies, strict=True):
+            if not isinstance(reply, Exception):
+                found += diagnosis.silent(source, group.name, map(_holding, reply))
+        newest = None if isinstance(last, Exception) or not last else _dead(last[0]).died_at
+        return found + diagnosis.dying(source, stats.dead, newest, self._clock.time())
 
 
 def _items(reply: Any) -> list[Any]:
@@ -219,34 +232,8 @@ def _object(raw: bytes | None) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _version(facts: dict[str, str]) -> Finding:
-    name = "Valkey" if "valkey_version" in facts else "Redis"
-    version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
-    old = int(version.split(".")[0] or 0) < 7 if version[:1].isdigit() else False
-    detail = f"{name} {version}" + ("; the scripts need Redis 7 or newer, or Valkey" if old else "")
-    return Finding(level="danger" if old else "ok", subject="version", detail=detail)
-
-
-def _eviction(facts: dict[str, str]) -> Finding:
-    policy = facts.get("maxmemory_policy", "unknown")
-    if facts.get("maxmemory", "0") == "0" or policy == "noeviction":
-        return Finding(level="ok", subject="maxmemory-policy", detail=f"{policy}: nothing is evicted")
-    detail = f"{policy}: the server may throw jobs away when its memory is full; set noeviction"
-    level: Literal["warning", "danger"] = "warning" if policy.startswith("volatile") else "danger"
-    return Finding(level=level, subject="maxmemory-policy", detail=detail)
-
-
-def _durability(facts: dict[str, str]) -> Finding:
-    if facts.get("aof_enabled") == "1":
-        return Finding(level="ok", subject="appendonly", detail="on: messages survive a restart")
-    detail = "off: messages since the last snapshot are lost when the server stops; set appendonly yes"
-    return Finding(level="warning", subject="appendonly", detail=detail)
-
-
-def _role(facts: dict[str, str]) -> Finding:
-    if facts.get("role", "master") != "master":
-        return Finding(level="danger", subject="role", detail="this is a replica: it takes no writes")
-    if facts.get("cluster_enabled") == "1":
-        detail = "cluster: name streams with a hash tag, such as {email}, so that their keys stay together"
-        return Finding(level="warning", subject="role", detail=detail)
-    return Finding(level="ok", subject="role", detail="primary")
+def _holding(flat: Sequence[Any]) -> tuple[str, int, float]:
+    """Name, pending and idle seconds of a consumer; of those handed back nobody expects to hear."""
+    consumer = _pairs(flat)
+    name = texts([consumer[b"name"]])[0]
+    return name, 0 if name == RELEASED else consumer[b"pending"], consumer[b"idle"] / 1000

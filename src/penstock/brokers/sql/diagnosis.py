@@ -14,6 +14,8 @@ from ...clients.sql import SqlOptions
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "davfs"})
 _MOUNTS = Path("/proc/self/mounts")
 _SCARCE = 512 * 1024 * 1024
+_LONG = 256 * 1024 * 1024
+_HASTY = 1.0
 
 
 def diagnose(conn: sa.Connection, options: SqlOptions) -> list[Finding]:
@@ -23,7 +25,9 @@ def diagnose(conn: sa.Connection, options: SqlOptions) -> list[Finding]:
         _journal(conn, options),
         _synchronous(conn),
     ]
-    return found if options.path is None else [*found, _filesystem(options.path), _space(options.path)]
+    if options.path is None:
+        return found
+    return [*found, _filesystem(options.path), _space(options.path), _log(options.path), _patience(options)]
 
 
 def _journal(conn: sa.Connection, options: SqlOptions) -> Finding:
@@ -75,4 +79,25 @@ def _kind(path: Path) -> str:
 def _space(path: str) -> Finding:
     free = shutil.disk_usage(Path(path).resolve().parent).free
     detail = f"{free // 1024**2} MiB free on the disk"
-    return Finding(level="warning" if free < _SCARCE else "ok", subject="disk space", detail=detail)
+    if free >= _SCARCE:
+        return Finding(level="ok", subject="disk space", detail=detail)
+    detail += ": when it is full every send is refused; make room"
+    return Finding(level="warning", subject="disk space", detail=detail)
+
+
+def _log(path: str) -> Finding:
+    wal = Path(f"{path}-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    detail = f"{size // 1024**2} MiB"
+    if size < _LONG:
+        return Finding(level="ok", subject="wal size", detail=detail)
+    detail += ": it grows while a reader stays in one transaction, and makes all reads slower; end that reader"
+    return Finding(level="warning", subject="wal size", detail=detail)
+
+
+def _patience(options: SqlOptions) -> Finding:
+    detail = f"calls wait {options.timeout:g} s for another writer"
+    if options.timeout >= _HASTY:
+        return Finding(level="ok", subject="timeout", detail=detail)
+    detail += ", then fail with ConnectionFailed; with several processes give ?timeout=5"
+    return Finding(level="warning", subject="timeout", detail=detail)
