@@ -147,7 +147,7 @@ async def slow(stage: Stage) -> None:
 
 
 POINTS = [point for point in crash.POINTS if point != "during_reclaim"]
-SHORT = {"after_settle", "mid_handler", "during_publish"}  # tests/simulation/test_crashpoints.py has the others too
+SHORT = {"after_settle", "after_effect", "during_publish"}  # tests/simulation/test_crashpoints.py has the others too
 FAULTS = [
     *(Fault(f"worker killed at `{point}`", partial(crash_at, point), short=point in SHORT) for point in POINTS),
     Fault("workers killed at `during_reclaim`, after all others", crash_during_reclaim),
