@@ -18,7 +18,9 @@ NTH = {"before_settle": 5, "after_settle": 5, "mid_handler": 50, "after_effect":
 @dataclass(frozen=True, slots=True)
 class Fault:
     """``red``: every worker's readiness turns red meanwhile. ``loses``: the server itself may lose what it had
-    acknowledged. ``options``: of the server. ``on``: what it befalls."""
+    acknowledged. ``options``: of the server. ``on``: what it befalls.
+    ``short``: belongs to the short run.
+    """
 
     name: str
     strike: Callable[[Stage], Awaitable[None]]
@@ -26,6 +28,7 @@ class Fault:
     loses: bool = False
     options: tuple[str, ...] = ALWAYS
     on: Callable[[str, tuple[str, ...]], Topology] = SingleServer
+    short: bool = True
 
 
 def one(stage: Stage) -> SingleServer:
@@ -144,8 +147,9 @@ async def slow(stage: Stage) -> None:
 
 
 POINTS = [point for point in crash.POINTS if point != "during_reclaim"]
+SHORT = {"after_settle", "after_effect", "during_publish"}  # tests/simulation/test_crashpoints.py has the others too
 FAULTS = [
-    *(Fault(f"worker killed at `{point}`", partial(crash_at, point)) for point in POINTS),
+    *(Fault(f"worker killed at `{point}`", partial(crash_at, point), short=point in SHORT) for point in POINTS),
     Fault("workers killed at `during_reclaim`, after all others", crash_during_reclaim),
     Fault("worker stopped for longer than the lease", freeze),
     Fault("server killed, `appendfsync always`", restart, red=True),
