@@ -1,9 +1,10 @@
-"""One outage, one log line: who failed, since when, how long to wait before the next try, and when it was over."""
+"""One outage, one log line: who failed first, since when, how long to wait before the next try, and when it was over."""
 
 from __future__ import annotations
 
 import logging
 import random
+import threading
 
 from .clock import Clock
 from .errors import BrokerError
@@ -14,8 +15,34 @@ logger = logging.getLogger("penstock")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
 
 
+class Outages:
+    """Who cannot reach one broker now. The first of them tells it, and the last one that can again; on any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._down: set[OutageLog] = set()
+        self._since = 0.0
+
+    def begins(self, role: OutageLog, now: float) -> bool:
+        """One more cannot; whether it is the first."""
+        with self._lock:
+            if not self._down:
+                self._since = now
+            self._down.add(role)
+            return len(self._down) == 1
+
+    def ends(self, role: OutageLog, now: float) -> float | None:
+        """One can again; the seconds that it lasted, if that was the last one."""
+        with self._lock:
+            self._down.discard(role)
+            return None if self._down else now - self._since
+
+
 class OutageLog:
-    """Keeps the state of one role's line to its broker. ``longest``: seconds between two tries, at most."""
+    """Keeps the state of one role's line to its broker. ``longest``: seconds between two tries, at most.
+
+    ``outages``: shared by all roles of a worker that use the same broker, so that one line is enough.
+    """
 
     def __init__(
         self,
@@ -25,7 +52,9 @@ class OutageLog:
         dice: random.Random,
         telemetry: Telemetry,
         longest: float = LONGEST_PAUSE,
+        outages: Outages | None = None,
     ) -> None:
+        self._outages = outages or Outages()
         self._role, self._stream, self._clock, self._dice, self._telemetry = role, stream, clock, dice, telemetry
         self._longest = longest
         self._since: float | None = None
@@ -41,10 +70,14 @@ class OutageLog:
         if self._since is None:
             self._since = self._clock.monotonic()
             extra = {"stream": self._stream, "role": self._role}
-            expected = isinstance(error, BrokerError)
-            what = "broker unavailable" if expected else "failed unexpectedly"
-            text, why = "%s of %s: %s, trying again: %s", None if expected else error
-            logger.error(text, self._role, self._stream, what, error, extra=extra, exc_info=why)
+            first = self._outages.begins(self, self._since)
+            if not isinstance(error, BrokerError):
+                text = "%s of %s: failed unexpectedly, trying again: %s"
+                logger.error(text, self._role, self._stream, error, extra=extra, exc_info=error)
+            else:
+                level = logging.ERROR if first else logging.DEBUG
+                text = "%s of %s: broker unavailable, trying again: %s"
+                logger.log(level, text, self._role, self._stream, error, extra=extra)
             if self._telemetry:
                 self._telemetry.emit(Outage(self._role, self._stream, ended=False, seconds=0.0, error=str(error)))
         pause = min(self._longest, FIRST_PAUSE * 2.0**self._tries)
@@ -55,9 +88,13 @@ class OutageLog:
         """Note a success."""
         if self._since is None:
             return
-        seconds = self._clock.monotonic() - self._since
+        now = self._clock.monotonic()
+        seconds, lasted = now - self._since, self._outages.ends(self, now)
         self._since, self._tries = None, 0
         extra = {"stream": self._stream, "role": self._role}
-        logger.warning("%s of %s: broker back after %.1f s", self._role, self._stream, seconds, extra=extra)
+        level = logging.DEBUG if lasted is None else logging.WARNING
+        logger.log(
+            level, "%s of %s: broker back after %.1f s", self._role, self._stream, lasted or seconds, extra=extra
+        )
         if self._telemetry:
             self._telemetry.emit(Outage(self._role, self._stream, ended=True, seconds=seconds))

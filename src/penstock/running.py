@@ -26,7 +26,7 @@ from .intake import Intake, Prefetch
 from .ledger import Ledger
 from .message import Delivery
 from .ordering import OrderedLedger, OrderedSlots
-from .outage import OutageLog
+from .outage import OutageLog, Outages
 from .pipeline import ConsumeMiddleware
 from .registry import Registry
 from .retry import RetryPolicy
@@ -138,6 +138,11 @@ class Surroundings:
     clock: Clock
     dice: random.Random
     telemetry: Telemetry
+    _outages: dict[int, Outages] = field(default_factory=dict[int, Outages])
+
+    def outages(self, broker: Broker[Any]) -> Outages:
+        """What all roles on one broker know of it."""
+        return self._outages.setdefault(id(broker), Outages())
 
 
 class Running:
@@ -324,7 +329,8 @@ class Running:
 
     def _outage(self, role: str) -> OutageLog:
         around = self._around
-        return OutageLog(role, self._plan.subscription.source, around.clock, around.dice, around.telemetry)
+        outages = around.outages(self._plan.broker)
+        return OutageLog(role, self.source, around.clock, around.dice, around.telemetry, outages=outages)
 
     def _task(self, work: Coroutine[Any, Any, None], role: str) -> asyncio.Task[None]:
         return asyncio.create_task(work, name=f"{role} {self._plan.name}")

@@ -111,7 +111,8 @@ class Worker:
                 raise
 
     async def _start(self) -> None:
-        self._started_at = self._around.clock.time()
+        around = self._around = Surroundings(self._around.clock, self._around.dice, self._around.telemetry)
+        self._started_at = around.clock.time()
         self._wanted_down.clear()
         self._hurry.clear()
         self._quiet = False
@@ -120,15 +121,16 @@ class Worker:
                 await consumer.join()  # all of them before one reads: each group gets what is there
             await self._look_for_pauses()
             for consumer in self.consumers:
-                await consumer.start(self._around)
+                await consumer.start(around)
         except BaseException:
             await self._wind_down(0.0)
             self._starting = None
             raise
         keepers = [running.keeper() for consumer in self.consumers for running in consumer.running]
         self._keep(keepers)
-        for service in self._services():
-            self._spawn(run_forever(service, self._around.clock, self._around.dice, self._around.telemetry))
+        for broker, service in self._services():
+            outages = around.outages(broker)
+            self._spawn(run_forever(service, around.clock, around.dice, around.telemetry, outages=outages))
         logger.info("worker started: %s", ", ".join(c.name for c in self.consumers))
 
     async def run(self) -> None:
@@ -204,12 +206,13 @@ class Worker:
 
     def _keep(self, keepers: list[LeaseKeeper]) -> None:
         around = self._around
+        known = [(keeper, around.outages(keeper.broker)) for keeper in keepers]
         if self._lease_thread:
-            self._keeper = KeeperThread(keepers, around.clock, around.dice, around.telemetry)
+            self._keeper = KeeperThread(known, around.clock, around.dice, around.telemetry)
             self._keeper.start()
             return
-        for keeper in keepers:
-            self._spawn(keeper.run(around.clock, around.dice, around.telemetry))
+        for keeper, outages in known:
+            self._spawn(keeper.run(around.clock, around.dice, around.telemetry, outages))
 
     async def pause(self) -> None:
         """Pause every consumer of this worker, until ``resume``. Readiness stays as it is."""
@@ -221,29 +224,32 @@ class Worker:
 
     async def _look_for_pauses(self) -> None:
         """Nothing of a paused stream is fetched, not even at the start."""
-        for watch in self._pause_watches():
+        for broker in self.brokers:
             try:
-                await watch.run_once()
+                if isinstance(broker, SupportsPause):
+                    await self._pause_watch(broker).run_once()
             except AccessDenied as error:
                 logger.warning("what is paused cannot be seen: %s", error)
 
-    def _pause_watches(self) -> list[PauseWatch]:
-        return [PauseWatch(b, partial(self._follow, b)) for b in self.brokers if isinstance(b, SupportsPause)]
+    def _pause_watch(self, broker: Any) -> PauseWatch:
+        return PauseWatch(broker, partial(self._follow, broker))
 
     async def _follow(self, broker: Broker[Any], paused: frozenset[str]) -> None:
         for consumer in self.consumers:
             if consumer.broker is broker:
                 await consumer.follow(paused)
 
-    def _services(self) -> list[Service]:
-        found: list[Service] = []
+    def _services(self) -> list[tuple[Broker[Any], Service]]:
+        found: list[tuple[Broker[Any], Service]] = []
         for consumer in self.consumers:
             for running in consumer.running:
-                found += running.services(scheduler=self._scheduler)
+                found += [(consumer.broker, each) for each in running.services(scheduler=self._scheduler)]
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
-                found.append(Heartbeat(broker, partial(self.presence, broker)))
-        return [*found, *self._pause_watches()]
+                found.append((broker, Heartbeat(broker, partial(self.presence, broker))))
+            if isinstance(broker, SupportsPause):
+                found.append((broker, self._pause_watch(broker)))
+        return found
 
     def presence(self, broker: Broker[Any]) -> Presence:
         """This worker as others see it."""

@@ -222,7 +222,7 @@ def faults() -> str:
             "<br>".join(f"{count:,}: {why}" for why, count in sorted(row["twice"].items())) or 0,
             row["resumed"],
             "stays green" if row["red"] is None else f"{row['red']} / {row['green']}",
-            row["lines"][0],
+            row["lines"],
         )
         for row in json.loads((REFERENCE / "faults.json").read_text(encoding="utf-8"))
     ]

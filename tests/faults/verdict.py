@@ -22,7 +22,7 @@ class Verdict:
     """One row of the table. Seconds count from the end of the fault, ``red`` from its beginning.
 
     ``twice``: executions that were not the first of their job, by what explains them; ``lines``: the most that one
-    worker logged about the beginning of outages of one role, and of all roles.
+    worker logged about the beginning of an outage.
     """
 
     fault: str
@@ -36,7 +36,7 @@ class Verdict:
     drained: float
     red: float | None
     green: float | None
-    lines: tuple[int, int]
+    lines: int
     seconds: float
 
     def plain(self) -> dict[str, Any]:
@@ -123,28 +123,23 @@ def witnesses(stage: Stage) -> list[Member]:
     return [member for member in stage.fleet.members if member.alive and member.pid not in hidden]
 
 
-def log_lines(stage: Stage) -> tuple[int, int]:
-    """The most lines about the beginning of an outage: of one worker and role, and of one worker."""
-    roles, workers = [0], [0]
-    for member in stage.fleet.members:
-        found = Counter(match[1] for line in member.log if (match := OUTAGE.search(line)))
-        roles += found.values()
-        workers.append(found.total())
-    return max(roles), max(workers)
+def log_lines(stage: Stage) -> int:
+    """The most lines about the beginning of an outage of one worker."""
+    return max(sum(OUTAGE.search(line) is not None for line in member.log) for member in stage.fleet.members)
 
 
 def repeated_lines(stage: Stage) -> list[str]:
     """Lines about the beginning of an outage that had begun already."""
     found: list[str] = []
     for member in stage.fleet.members:
-        down: set[str] = set()
+        down = False
         for line in member.log:
-            if begun := OUTAGE.search(line):
-                if begun[1] in down:
+            if OUTAGE.search(line):
+                if down:
                     found.append(f"{member.pid}: {line}")
-                down.add(begun[1])
-            elif over := OVER.search(line):
-                down.discard(over[1])
+                down = True
+            elif OVER.search(line):
+                down = False
     return found
 
 
@@ -158,7 +153,7 @@ def unfinished_outages(stage: Stage) -> list[str]:
     """Outages that a worker reported, and never their end."""
     left: list[str] = []
     for member in witnesses(stage):
-        begun = Counter(match[1] for line in member.log if (match := OUTAGE.search(line)))
-        over = Counter(match[1] for line in member.log if (match := OVER.search(line)))
-        left += [f"{member.pid} {role}" for role in begun - over]
+        told = [line for line in member.log if OUTAGE.search(line) or OVER.search(line)]
+        if told and OUTAGE.search(told[-1]):
+            left.append(f"{member.pid} {told[-1]}")
     return left

@@ -12,6 +12,7 @@ from penstock.brokers.memory_system import MemorySystem
 from penstock.context import Context
 from penstock.ledger import Ledger
 from penstock.message import Delivery
+from penstock.outage import Outages
 from penstock.outcome import ACK, Retry
 from penstock.services.leases import LeaseKeeper
 from penstock.telemetry import Telemetry
@@ -136,7 +137,7 @@ def test_after_an_outage_leases_are_renewed_as_often_as_before() -> None:
         held = [delivery()]
         keeper = LeaseKeeper(broker, "s", 2.0, lambda: held, lambda _: None)
         broker.fail("extend", times=float("inf"))
-        task = asyncio.create_task(keeper.run(clock, random.Random(1), Telemetry()))
+        task = asyncio.create_task(keeper.run(clock, random.Random(1), Telemetry(), Outages()))
         await clock.sleep(60.0)
         before = broker.calls["extend"]
         await clock.sleep(2.0)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from penstock.errors import ConnectionFailed
-from penstock.outage import FIRST_PAUSE, LONGEST_PAUSE, OutageLog
+from penstock.outage import FIRST_PAUSE, LONGEST_PAUSE, OutageLog, Outages
 from penstock.telemetry import Outage, Telemetry
 from penstock.testing.clock import ManualClock
 
@@ -50,3 +50,25 @@ def test_the_next_outage_is_another_line_and_begins_with_the_shortest_pause(capl
     assert max(pauses) <= LONGEST_PAUSE
     assert pauses[-1] >= LONGEST_PAUSE / 2
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"]
+
+
+async def test_roles_that_share_a_broker_tell_of_its_outage_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock, shared, events = ManualClock(), Outages(), list[object]()
+    intake, settler, other = (
+        OutageLog(role, "s", clock, random.Random(1), Telemetry(events.append), outages=outages)
+        for role, outages in (("intake", shared), ("settler", shared), ("intake", Outages()))
+    )
+    intake.failed(ConnectionFailed("gone"))
+    await clock.advance(1.0)
+    settler.failed(ConnectionFailed("gone"))
+    other.failed(ConnectionFailed("another one"))
+    await clock.advance(2.0)
+    intake.recovered()
+    settler.recovered()
+    told = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+    assert told == [
+        "intake of s: broker unavailable, trying again: gone",
+        "intake of s: broker unavailable, trying again: another one",
+        "settler of s: broker back after 3.0 s",
+    ]
+    assert len(events) == 5  # each role tells its own to who counts them

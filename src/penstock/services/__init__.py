@@ -10,7 +10,7 @@ import random
 from typing import Protocol
 
 from ..clock import Clock
-from ..outage import LONGEST_PAUSE, OutageLog
+from ..outage import LONGEST_PAUSE, OutageLog, Outages
 from ..telemetry import Telemetry
 
 
@@ -40,12 +40,14 @@ async def run_forever(
     *,
     jitter: float = 0.2,
     longest: float = LONGEST_PAUSE,
+    outages: Outages | None = None,
 ) -> None:
     """Call ``run_once`` until cancelled, through every outage.
 
-    ``jitter``: share of the pause that varies; ``longest``: seconds between two tries during an outage, at most.
+    ``jitter``: share of the pause that varies; ``longest``: seconds between two tries during an outage, at most;
+    ``outages``: what the other roles on this broker know.
     """
-    outage = OutageLog(service.name, service.stream, clock, dice, telemetry, longest)
+    outage = OutageLog(service.name, service.stream, clock, dice, telemetry, longest, outages)
     while True:
         try:
             pause = await service.run_once()

@@ -18,7 +18,7 @@ from typing import Any
 from ..broker import Broker
 from ..clock import Clock
 from ..message import Delivery
-from ..outage import LONGEST_PAUSE
+from ..outage import LONGEST_PAUSE, Outages
 from ..telemetry import Telemetry
 from ..threads import Threads
 from . import run_forever
@@ -59,16 +59,18 @@ class LeaseKeeper:
         """Seconds between two renewals, and after an outage too: with a jitter of a fifth at most a third of the lease."""
         return self._lease / 4
 
-    async def run(self, clock: Clock, dice: random.Random, telemetry: Telemetry) -> None:
+    async def run(self, clock: Clock, dice: random.Random, telemetry: Telemetry, outages: Outages) -> None:
         """Renew until cancelled."""
         # What is fetched right after an outage must not wait longer for its first renewal than anything else
-        await run_forever(self, clock, dice, telemetry, longest=min(LONGEST_PAUSE, self.interval))
+        await run_forever(self, clock, dice, telemetry, longest=min(LONGEST_PAUSE, self.interval), outages=outages)
 
 
 class KeeperThread:
     """Runs lease keepers on a thread and an event loop of their own, on forks of their brokers."""
 
-    def __init__(self, keepers: Sequence[LeaseKeeper], clock: Clock, dice: random.Random, telemetry: Telemetry) -> None:
+    def __init__(
+        self, keepers: Sequence[tuple[LeaseKeeper, Outages]], clock: Clock, dice: random.Random, telemetry: Telemetry
+    ) -> None:
         self._keepers, self._clock, self._dice, self._telemetry = keepers, clock, dice, telemetry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
@@ -107,13 +109,13 @@ class KeeperThread:
     async def _keep(self) -> None:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         self._started.set()
-        forks = {id(keeper.broker): keeper.broker.fork() for keeper in self._keepers}
-        for keeper in self._keepers:
+        forks = {id(keeper.broker): keeper.broker.fork() for keeper, _ in self._keepers}
+        for keeper, _ in self._keepers:
             keeper.broker = forks[id(keeper.broker)]
         try:
             async with asyncio.TaskGroup() as group:
-                for keeper in self._keepers:
-                    group.create_task(keeper.run(self._clock, self._dice, self._telemetry))
+                for keeper, outages in self._keepers:
+                    group.create_task(keeper.run(self._clock, self._dice, self._telemetry, outages))
         finally:
             for fork in forks.values():
                 await fork.close()
