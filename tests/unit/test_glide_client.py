@@ -10,19 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.opening import redis_client
-from penstock.clients.redis import ReplyError, Script, code_of
+from penstock.clients.redis import RedisClient, ReplyError, Script, code_of
 from penstock.clients.redis_address import RedisAddress
 from penstock.clients.redis_py import RedisPyClient
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL, MissingExtra
+from tests.conftest import started
+from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_server import OwnServer, Server
 from tests.servers.redis_tls import TLSServer
+from tests.unit.test_redis_topologies import _eventually, _move, _stream_on
 
 if TYPE_CHECKING:
     from penstock.clients.glide import GlideClient
@@ -415,3 +419,57 @@ async def test_a_certificate_is_checked(tls_server: TLSServer):
     with pytest.raises(ConnectionFailed, match="certificate"):
         await unknown.call("PING")
     await unknown.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- clusters
+
+
+@pytest.fixture
+def cluster(server_kind: str) -> Iterator[OwnCluster]:
+    """A cluster that the test may hurt: a replica waits for the first primary to die."""
+    yield from started(server_kind, partial(OwnCluster, replicas=1))
+
+
+@pytest.fixture
+async def all_nodes(cluster: OwnCluster) -> AsyncIterator[RedisClient]:
+    client = redis_client(cluster.url.replace("redis", "glide", 1), timeout=2.0)
+    yield client
+    await client.close()
+
+
+async def test_many_commands_reach_every_node_and_their_replies_come_in_order(all_nodes: RedisClient):
+    names = [f"key-{n}" for n in range(300)]
+    primaries = await all_nodes.primaries()
+    assert [b"OK"] * 300 == await all_nodes.many([("SET", name, name) for name in names])
+    assert [name.encode() for name in names] == await all_nodes.many([("GET", name) for name in names])
+    assert 300 == sum([await each.call("DBSIZE") for each in primaries])
+    assert ["GlideClient"] * 3 == [type(each).__name__ for each in primaries]
+
+
+async def test_a_slot_that_was_moved_is_followed(cluster: OwnCluster, all_nodes: RedisClient):
+    await all_nodes.call("SET", "k", "1")
+    _move(cluster, "k", finish=True)
+    assert b"1" == await all_nodes.call("GET", "k")
+    assert [b"1", b"OK"] == await all_nodes.many([("GET", "k"), ("SET", "elsewhere", "1")])
+
+
+async def test_a_slot_that_is_being_moved_is_followed_for_each_command(cluster: OwnCluster, all_nodes: RedisClient):
+    await all_nodes.call("XGROUP", "CREATE", "k", "g", "0", "MKSTREAM")
+    reader = all_nodes.dedicated()
+    await reader.call("XREADGROUP", "GROUP", "g", "me", "STREAMS", "k", ">")
+    _move(cluster, "k", finish=False)
+    ids = await all_nodes.many([("XADD", "k", "*", "n", n) for n in range(3)])
+    ((_, entries),) = await reader.call("XREADGROUP", "GROUP", "g", "me", "STREAMS", "k", ">")
+    assert ids == [ident for ident, _ in entries]
+    await reader.close()
+
+
+async def test_when_a_node_dies_the_others_keep_their_fate_and_its_replica_takes_over(
+    cluster: OwnCluster, all_nodes: RedisClient
+):
+    lost, kept = _stream_on(cluster, 0), _stream_on(cluster, 1)
+    commands = [("XADD", name, "*", "a", "b") for name in (kept, lost, kept)]
+    assert [bytes] * 3 == [type(reply) for reply in await all_nodes.many(commands)]
+    cluster.primaries[0].kill()
+    assert [bytes, ConnectionFailed, bytes] == [type(reply) for reply in await all_nodes.many(commands)]
+    assert bytes is type(await _eventually(lambda: all_nodes.call(*commands[1])))

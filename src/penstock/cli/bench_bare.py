@@ -61,7 +61,7 @@ class RedisBare:
         import redis.asyncio
 
         scheme, _, rest = url.partition("://")
-        scheme = scheme.replace("valkey", "redis")
+        scheme = scheme.replace("valkey", "redis").replace("glide", "redis")
         client: Any = redis.asyncio.Redis
         self._redis = client.from_url(f"{scheme}://{rest}", protocol=2)
         self._stream, self._backlog = stream, 0
