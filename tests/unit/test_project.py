@@ -15,7 +15,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(ROOT.glob("src/**/*.py"))
 FILE_LINES, CLASS_LINES, BODY_LINES = 400, 250, 40
-OPTIONAL = ["aiosqlite", "click", "hiredis", "prometheus_client", "pydantic", "redis", "rich", "sqlalchemy", "uvloop"]
+OPTIONAL = [
+    "aiosqlite",
+    "click",
+    "glide",
+    "hiredis",
+    "prometheus_client",
+    "pydantic",
+    "redis",
+    "rich",
+    "sqlalchemy",
+    "uvloop",
+]
 
 # Written so that this file does not match itself
 HOSTS = re.compile(
