@@ -4,12 +4,14 @@
 ``redis_url``: runs the test on both, each time with an empty database. What most tests want.
 ``durable_server``: both again, but a server of the test's own, to ``kill()``, ``restart()`` and ``start()``.
 ``redis_cluster``, ``valkey_cluster``, ``redis_sentinels``, ``valkey_sentinels``, ``tls_server``: one for the whole run.
+``glide_installed``: for tests that need the client library valkey-glide.
 
 A server that cannot be had skips the test and says why; with ``CI=true`` or ``PENSTOCK_REQUIRE_SERVERS=1`` it fails.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -103,6 +105,13 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def glide_installed() -> None:
+    """Skips where there is no valkey-glide, such as on Alpine: it has no wheel for musl."""
+    if importlib.util.find_spec("glide") is None:
+        _do_without(ServerUnavailableError("valkey-glide is not installed: pip install 'penstock[glide]'"))
 
 
 def started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:

@@ -121,3 +121,37 @@ class TestRedisWithTLSAndAUserOfFewRights(_RedisStreams):
     def _server(self, tls_server: TLSServer) -> None:
         tls_server.flush()
         self.url, self.servers = tls_server.restricted_url, [tls_server]
+
+
+class _Glide(_Single):
+    @pytest.fixture(autouse=True)
+    def _by_glide(self, _server: None, glide_installed: None) -> None:
+        self.url = self.url.replace("redis", "glide", 1)
+
+
+class _GlideCluster(_Cluster):
+    @pytest.fixture(autouse=True)
+    def _by_glide(self, _server: None, glide_installed: None) -> None:
+        self.url = self.url.replace("redis", "glide", 1)
+
+
+class TestGlideRedis(_Glide):
+    kind = "redis"
+
+
+class TestGlideValkey(_Glide):
+    kind = "valkey"
+
+
+class TestGlideRedisCluster(_GlideCluster):
+    kind = "redis"
+
+
+class TestGlideValkeyCluster(_GlideCluster):
+    kind = "valkey"
+
+
+class TestGlideWithTLSAndAUserOfFewRights(TestRedisWithTLSAndAUserOfFewRights):
+    @pytest.fixture(autouse=True)
+    def _by_glide(self, _server: None, glide_installed: None) -> None:
+        self.url = self.url.replace("rediss", "glides", 1)

@@ -64,6 +64,7 @@ for opened in (penstock.open_broker, penstock.open_store):
     [
         ("redis", "redis://localhost", "redis"),
         ("hiredis", "redis://localhost", "redis"),
+        ("glide", "glide://localhost", "glide"),
         ("sqlalchemy", "sqlite:///x.db", "sqlite"),
     ],
 )

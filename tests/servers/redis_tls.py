@@ -27,7 +27,14 @@ class TLSServer(OwnServer):
     def __init__(self, binary: Path) -> None:
         super().__init__(binary)
         self.certificate, self._key = self.directory / "server.crt", self.directory / "server.key"
-        subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
+        subject = (
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1,DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        )
         files = ("-keyout", str(self._key), "-out", str(self.certificate))
         command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files)
         subprocess.run(command, check=True, capture_output=True)

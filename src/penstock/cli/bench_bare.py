@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..errors import MissingExtra
 from .bench_work import CHUNK, Job, job
 
 READ = 200  # entries of one XREADGROUP
@@ -58,10 +59,12 @@ class RedisBare:
     """
 
     def __init__(self, url: str, stream: str, leftovers: Sequence[str] = ()) -> None:
-        import redis.asyncio
-
+        try:
+            import redis.asyncio
+        except ImportError as missing:  # with glide:// alone
+            raise MissingExtra("redis", "redis") from missing
         scheme, _, rest = url.partition("://")
-        scheme = scheme.replace("valkey", "redis")
+        scheme = scheme.replace("valkey", "redis").replace("glide", "redis")
         client: Any = redis.asyncio.Redis
         self._redis = client.from_url(f"{scheme}://{rest}", protocol=2)
         self._stream, self._backlog = stream, 0

@@ -9,6 +9,11 @@ from .redis_address import RedisAddress
 def redis_client(url: str, *, timeout: float = 10.0) -> RedisClient:
     """A client for ``url``, not connected yet. ``timeout``: seconds for one call. ``InvalidURL``, ``MissingExtra``."""
     address = RedisAddress.parse(url)
+    if address.client == "glide":
+        from .glide import GlideClient, GlideClusterClient
+
+        kind = GlideClusterClient if address.layout == "cluster" else GlideClient
+        return kind(address, timeout=timeout)
     if address.layout == "cluster":
         from .redis_cluster import RedisClusterClient
 

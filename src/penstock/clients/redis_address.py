@@ -37,13 +37,13 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     """A URL, understood.
 
     ``masked``: what people see. ``layout``: what is there: one server, a cluster known by some of its nodes, or
-    sentinels that know who is the primary of ``service``. ``library``: the client that talks to it. ``userinfo`` and
+    sentinels that know who is the primary of ``service``. ``client``: the library that talks to it. ``userinfo`` and
     ``query`` are as they stand in the URL; ``path`` is the socket of a unix address, which has no ``hosts``.
     """
 
     masked: str
     layout: Layout = "single"
-    library: Library = "redis-py"
+    client: Library = "redis-py"
     tls: bool = False
     hosts: tuple[Host, ...] = ()
     path: str = ""
@@ -114,7 +114,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             masked=f"{scheme}://{user}{names}{behind}",
             layout=layout,
-            library=library,
+            client=library,
             tls=tls,
             hosts=hosts,
             userinfo=userinfo,

@@ -12,12 +12,12 @@ import binascii
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from ..errors import AccessDenied, BrokerError, ConnectionFailed
-from .redis import Arg, Command, Redirected, Script, run_script
+from .redis import Arg, Command, DedicatedConnection, Redirected, RedisClient, Script, run_script
 from .redis_address import Host, RedisAddress
-from .redis_py import CONNECT_TIMEOUT, TIMEOUT, RedisPyClient, RedisPyDedicated
+from .redis_py import CONNECT_TIMEOUT, TIMEOUT, RedisPyClient
 
 SLOTS = 16384
 REDIRECTIONS = 5  # of one command, before it is given up: a cluster at rest needs one
@@ -60,7 +60,7 @@ class RedisClusterClient:
         self, address: RedisAddress, *, timeout: float = TIMEOUT, connect_timeout: float = CONNECT_TIMEOUT
     ) -> None:
         self.address, self._timeout, self._connect_timeout = address, timeout, connect_timeout
-        self._nodes: dict[Host, RedisPyClient] = {}
+        self._nodes: dict[Host, RedisClient] = {}
         self._owners: list[Host | None] = []
         self._silent: set[Host] = set()
         self._stale, self._answers = True, 0
@@ -68,7 +68,7 @@ class RedisClusterClient:
         self.node(address.hosts[0])  # no I/O: refuses options that cannot be used
 
     def __repr__(self) -> str:
-        return f"RedisClusterClient({self.address.masked!r})"
+        return f"{type(self).__name__}({self.address.masked!r})"
 
     @property
     def url(self) -> str:
@@ -103,12 +103,12 @@ class RedisClusterClient:
         if host in self._nodes:
             await self._nodes[host].unblock(number)
 
-    async def primaries(self) -> Sequence[RedisPyClient]:
+    async def primaries(self) -> Sequence[RedisClient]:
         await self._look()
         return [self.node(host) for host in dict.fromkeys(self._owners) if host is not None]
 
-    def fork(self) -> RedisClusterClient:
-        return RedisClusterClient(self.address, timeout=self._timeout, connect_timeout=self._connect_timeout)
+    def fork(self) -> Self:
+        return type(self)(self.address, timeout=self._timeout, connect_timeout=self._connect_timeout)
 
     async def close(self) -> None:
         self._stale = True
@@ -117,12 +117,15 @@ class RedisClusterClient:
 
     # ------------------------------------------------------------------------------------------------------- plumbing
 
-    def node(self, host: Host) -> RedisPyClient:
+    def node(self, host: Host) -> RedisClient:
         """The client of one node."""
         if host not in self._nodes:
-            address, patience = self.address.at(*host), {"timeout": self._timeout}
-            self._nodes[host] = RedisPyClient(address, connect_timeout=self._connect_timeout, **patience)
+            self._nodes[host] = self.make_node(self.address.at(*host))
         return self._nodes[host]
+
+    def make_node(self, address: RedisAddress) -> RedisClient:
+        """A new client for a node. Another library's adapter overrides it."""
+        return RedisPyClient(address, timeout=self._timeout, connect_timeout=self._connect_timeout)
 
     async def owner(self, key: Arg | None) -> Host:
         """The node for a key, or any node."""
@@ -247,7 +250,7 @@ class RedisClusterDedicated:
 
     def __init__(self, client: RedisClusterClient) -> None:
         self._client = client
-        self._inner: RedisPyDedicated | None = None
+        self._inner: DedicatedConnection | None = None
         self._host: Host | None = None
 
     @property
