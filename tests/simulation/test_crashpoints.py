@@ -93,9 +93,11 @@ async def test_a_worker_that_dies_moving_what_is_due_loses_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fleet.send(*(Job(n, "fail") for n in range(1, JOBS + 1)))
-    await die_at(fleet, "during_promote", monkeypatch)
+    dead = await die_at(fleet, "during_promote", monkeypatch)
+    before = {line.number for line in fleet.seen("end", pid=dead)}  # it may have read and run what it had just moved
     runs = await finished(fleet)
-    assert min(runs.values()) == 1
+    assert min(runs.values()) >= 1
+    assert {number for number, ends in runs.items() if ends > 1} <= before
 
 
 async def test_a_sender_that_dies_with_its_message_at_the_broker_has_sent_it_once(

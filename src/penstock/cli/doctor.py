@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -25,6 +25,7 @@ LIBRARIES = {
     "msgspec": "",
     "redis": "Redis and Valkey need it: pip install 'penstock[redis]'",
     "hiredis": "makes Redis about three times as fast: pip install 'penstock[redis]'",
+    "valkey-glide": "for glide:// addresses: pip install 'penstock[glide]'",
     "sqlalchemy": "SQLite needs it: pip install 'penstock[sqlite]'",
     "uvloop": "makes workers faster: pip install 'penstock[uvloop]'",
     "pydantic": "for pydantic payloads: pip install 'penstock[pydantic]'",
@@ -97,4 +98,6 @@ def _show(report: Report) -> None:
 def _capability(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, cast("Sequence[object]", value)))
     return "unlimited" if value == float("inf") else f"{value:,}"
