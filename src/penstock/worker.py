@@ -8,14 +8,13 @@ quiet. ``stop`` may be called at any time and any number of times.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +29,7 @@ from .services import Service, run_forever
 from .services.heartbeat import Heartbeat
 from .services.leases import KeeperThread, LeaseKeeper
 from .services.pauses import PauseWatch
+from .signals import heeding
 from .telemetry import TELEMETRY, Telemetry
 from .version import __version__
 
@@ -135,7 +135,7 @@ class Worker:
 
     async def run(self) -> None:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
-        with self._signals():  # from the first fetch on, none of them may end the process by itself
+        with heeding(self._actions()):  # from the first fetch on, none of them may end the process by itself
             await self.start()
             await self._wanted_down.wait()
             await self.stop()
@@ -271,25 +271,13 @@ class Worker:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Generator[None]:
-        loop = asyncio.get_running_loop()
-        actions: dict[signal.Signals, Callable[[], object]] = {
+    def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
+        return {
             signal.SIGTERM: self.shut_down,
             signal.SIGINT: self.shut_down,
             signal.SIGTSTP: lambda: self._spawn(self.quiet()),
             signal.SIGUSR1: lambda: self._spawn(self.quiet()),
         }
-        installed: list[signal.Signals] = []
-        for number, action in actions.items():
-            with contextlib.suppress(ValueError, RuntimeError):  # not the main thread, or no such loop
-                loop.add_signal_handler(number, action)
-                installed.append(number)
-        try:
-            yield
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
 
 
 def resident() -> int:

@@ -14,6 +14,7 @@ from ..config import Settings
 from ..inspector import Inspector
 from ..retry_daemon import RetryDaemon
 from ..sharding import shard_names
+from ..signals import heeding
 from .inspection import inspect
 from .logs import configure
 from .options import with_settings
@@ -72,10 +73,8 @@ async def _delayed(inspector: Inspector, streams: Sequence[str]) -> int:
 
 async def _serve(daemon: RetryDaemon, stream: str) -> None:
     wanted_down = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, wanted_down.set)
-    async with daemon:
-        logger.info("retry daemon started: %s", stream)
-        await wanted_down.wait()
+    with heeding({signal.SIGTERM: wanted_down.set, signal.SIGINT: wanted_down.set}):
+        async with daemon:
+            logger.info("retry daemon started: %s", stream)
+            await wanted_down.wait()
     logger.info("retry daemon stopped")

@@ -18,11 +18,12 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from ..contrib.fleet_metrics import Family
+from ..signals import heeding
 from . import codes
 from .notify import notify, reloading
 from .process import Process
@@ -328,16 +329,3 @@ class Supervisor:
             self._code, self.reason = code, reason
             logger.critical("no process can work; giving up: %s", reason)
             self._stop()
-
-
-@contextlib.contextmanager
-def heeding(actions: Mapping[signal.Signals, Callable[[], object]]) -> Generator[None]:
-    """Handle these signals on the running loop inside the block."""
-    loop = asyncio.get_running_loop()
-    for number, action in actions.items():
-        loop.add_signal_handler(number, action)
-    try:
-        yield
-    finally:
-        for number in actions:
-            loop.remove_signal_handler(number)
