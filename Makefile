@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
+# Tests mostly wait for servers and leases; those that load the machine share one of these
+JOBS     ?= 4
 SEEDS    ?= 1000
 EXAMPLES ?= 500
 
@@ -46,10 +48,10 @@ servers: ## install the servers that tests start, where that is possible
 	@[ -n "$$PENSTOCK_TEST_REDIS_URL" ] || .ci/ensure-package redis-server command -v redis-server
 
 test: setup servers ## all tests, against real servers, every snippet of the docs included
-	$(BIN)/pytest -ra $(ARGS)
+	$(BIN)/pytest -ra -n $(JOBS) --dist loadgroup $(ARGS)
 
 conformance: setup servers ## only the conformance suite, against every broker
-	$(BIN)/pytest -ra tests/conformance $(ARGS)
+	$(BIN)/pytest -ra -n $(JOBS) --dist loadgroup tests/conformance $(ARGS)
 
 simulate: setup ## live through many worlds from seeds; SEEDS=5000, or SEEDS=5000:6000, says which
 	PENSTOCK_SEEDS=$(SEEDS) PENSTOCK_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -ra -s --timeout 3600 \

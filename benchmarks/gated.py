@@ -11,6 +11,7 @@ from penstock.cli.bench_work import CONCURRENCY, Job
 
 STREAM = "penstock-processes"
 GATE, BUSY = os.environ.get("PENSTOCK_BENCH_GATE"), float(os.environ.get("PENSTOCK_BENCH_BUSY", "0"))
+SHARDS = int(os.environ.get("PENSTOCK_BENCH_SHARDS", "1"))
 
 
 async def noop(_job: Job) -> None:
@@ -31,6 +32,7 @@ if GATE is not None:
         Job,
         busy if BUSY else noop,
         concurrency=CONCURRENCY,
+        shards=SHARDS,
     )
     (Path(GATE) / str(os.getpid())).touch()
     while not (Path(GATE) / "open").exists():

@@ -27,6 +27,19 @@ from tests.servers.redis_tls import TLSServer
 
 S = TypeVar("S", OwnCluster, OwnSentinels, TLSServer)
 
+HEAVY = ("end_to_end", "faults")  # folders whose tests load the machine: one after the other, and the longest first
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests stay together when several processes share them: a class, a module; all the heavy ones."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        heavy = item.path.parent.name in HEAVY
+        item.add_marker(pytest.mark.xdist_group("heavy" if heavy else item.nodeid.rpartition("::")[0]))
+    items.sort(key=lambda item: item.path.parent.name not in HEAVY)
+
+
 # The suite that we ship is made of assertions too: a failing one shows its values
 pytest.register_assert_rewrite("penstock.testing")
 
