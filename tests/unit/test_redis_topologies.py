@@ -223,6 +223,23 @@ def test_an_address_of_several_hosts_is_shown_without_secrets(url: str, masked: 
     assert masked == redis_client(url).url
 
 
+async def test_the_doctor_looks_at_every_node_and_names_those_that_are_not_well(calm_cluster: OwnCluster):
+    ill = calm_cluster.primaries[1]
+    ill.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb")
+    broker = RedisStreamsBroker.from_url(calm_cluster.url)
+    try:
+        found = {finding.subject: finding.level for finding in await broker.diagnose()}
+    finally:
+        ill.call("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")
+        await broker.close()
+    assert "ok" == found["cluster"] == found["role"] == found["version"]
+    (where,) = [subject for subject in found if subject.startswith("maxmemory-policy")]
+    assert ("danger", True) == (found[where], f"127.0.0.1:{ill.port}" in where)
+    alone = RedisStreamsBroker.from_url(ill.url)
+    assert {"role": "danger"} == {f.subject: f.level for f in await alone.diagnose() if f.subject == "role"}
+    await alone.close()
+
+
 async def test_delayed_messages_of_streams_on_other_nodes_find_their_way(calm_cluster: OwnCluster):
     """``delayed=`` may name a set that several streams share; in a cluster no script can reach them all."""
     broker = RedisStreamsBroker.from_url(calm_cluster.url)

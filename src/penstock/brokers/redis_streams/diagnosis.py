@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
+from msgspec.structs import replace
+
 from ...broker import Finding, Level, Presence, StreamStats
 from ...clients.redis import Command, RedisClient
 from ...clock import Clock
@@ -50,6 +52,7 @@ TRIES: tuple[Command, ...] = (
     ("EVALSHA", "0" * 40, 0),
     ("CLIENT", "ID"),
 )
+ADDRESSED = "addressed"  # a fact of ours: how the server was reached
 SMALL_BUFFER = 32 * 1024**2
 SLOW = 0.05
 SKEW = 1.0
@@ -62,7 +65,20 @@ def _finding(level: Level, subject: str, detail: str) -> Finding:
 
 
 async def examine(client: RedisClient, clock: Clock) -> list[Finding]:
-    """Everything about the server itself."""
+    """Everything about the server itself; about each, if it is a cluster: what is well with all of them is said once."""
+    if not client.clustered:
+        return await _examine(client, clock)
+    servers = await client.primaries()
+    found = [_finding("ok", "cluster", f"{len(servers)} primaries")]
+    each = [(server.url, await _examine(server, clock, addressed="cluster")) for server in servers]
+    bad = {finding.subject for _, findings in each for finding in findings if finding.level != "ok"}
+    found += [finding for finding in each[0][1] if finding.subject not in bad]
+    for url, findings in each:
+        found += [replace(one, subject=f"{one.subject} of {url}") for one in findings if one.level != "ok"]
+    return found
+
+
+async def _examine(client: RedisClient, clock: Clock, *, addressed: str = "") -> list[Finding]:
     replies = await client.many([("INFO",), *(("CONFIG", "GET", name) for name in CONFIGS)])
     info: Any = replies.pop(0)
     found: list[Finding] = []
@@ -71,6 +87,7 @@ async def examine(client: RedisClient, clock: Clock) -> list[Finding]:
     else:
         raw: bytes = info
         facts = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
+        facts[ADDRESSED] = addressed
         for name, reply in zip(CONFIGS, replies, strict=True):
             if isinstance(reply, list) and reply:
                 facts[name] = cast("list[bytes]", reply)[1].decode(errors="replace")
@@ -187,8 +204,12 @@ def role(facts: Facts) -> Finding:
     if facts.get("role", "master") != "master":
         return _finding("danger", "role", "this is a replica: it takes no writes; give the primary's address")
     if facts.get("cluster_enabled") == "1":
-        detail = "cluster: name streams with a hash tag, such as {email}, so that their keys stay together"
-        return _finding("warning", "role", detail)
+        if facts.get(ADDRESSED) == "cluster":
+            return _finding("ok", "role", "primary of a cluster")
+        detail = (
+            "a node of a cluster, addressed as if it were alone: it has some of the streams; write redis+cluster://"
+        )
+        return _finding("danger", "role", detail)
     return _finding("ok", "role", "primary")
 
 
