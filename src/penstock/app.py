@@ -10,6 +10,7 @@ URL                                   broker                                    
 ``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
+``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 SCHEMES = (
     "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
-    " redis+sentinel://, glide://, glide+cluster://"
+    " redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://"
 )
+SIDEKIQ = "sidekiq+"
 
 _systems: dict[str, MemorySystem] = {}
 
@@ -52,6 +54,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.redis_streams import RedisStreamsBroker
 
         return RedisStreamsBroker.from_url(url, **options)
+    if scheme.startswith(SIDEKIQ) and scheme.removeprefix(SIDEKIQ) in REDIS_SCHEMES:
+        from .brokers.sidekiq import SidekiqBroker
+
+        return SidekiqBroker.from_url(url, **options)
     raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
 
 

@@ -50,7 +50,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``fanout``: several groups may each get every message of a destination. ``persistent``: survives a restart of the
     system. ``binary``: a body may be any bytes, else JSON text. ``idempotent``: ``Outgoing.once`` is honoured.
     ``retentions``: the ways it knows to say how long a message stays that every group has acked, the default first.
-    ``shared``: several processes may work on it. ``max_batch``: most messages one ``fetch`` returns.
+    ``shared``: several processes may work on it. ``several``: one ``fetch`` may take from several queues.
+    ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
 
@@ -62,6 +63,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     idempotent: bool = False
     retentions: tuple[Retention, ...] = ("interest",)
     shared: bool = True
+    several: bool = False
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
 
@@ -87,6 +89,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     broker has fan-out. ``lease``: seconds for which a fetched message belongs to its owner unless extended.
     ``start``: where a new group begins: at the first message kept, or with the next one published.
     ``delayed``: name of the structure that keeps this subscription's retries, where the broker lets one choose.
+    ``queues``: what one fetch is to take from, in this order, where the broker can (``several``); by default ``source``,
+    which otherwise is but the name of them all.
     """
 
     source: str
@@ -94,6 +98,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 30.0
     start: Literal["first", "next"] = "first"
     delayed: str | None = None
+    queues: tuple[str, ...] = ()
 
 
 class Settlement(msgspec.Struct, Generic[R], frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ class GroupTests(Harness):
         self, source: str, pair: tuple[Subscription, Subscription]
     ) -> None:
         broker, (ours, other) = await self.retaining("workqueue"), pair
+        self.need(broker, "fanout")  # else there are no groups to tell apart
         await self.send(broker, source, *numbered(3))
         taken = await self.collect(broker, ours, 3)
         with pytest.raises(ConfigurationError, match=r"belongs to group 'a'.*retention='interest'"):

@@ -81,7 +81,7 @@ class Harness:
     async def retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
         """One more owner with this retention, opened; skips the test if the broker does not declare it."""
         broker = await self.make_broker()
-        if retention == broker.capabilities.retentions[0]:
+        if (retention,) == broker.capabilities.retentions[:1]:
             return await self._opened(broker)
         if retention not in broker.capabilities.retentions:
             pytest.skip(f"the broker declares no retention {retention!r}")

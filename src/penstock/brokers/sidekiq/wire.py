@@ -1,0 +1,313 @@
+"""A job as Sidekiq writes it, and as a Message.
+
+``class`` is the type, ``args`` the body, ``jid`` the id, ``retry_count`` + 1 the attempt. Every other field of the job
+is a header, and back. What a message has that a job has not is in a field of our own, ``penstock``: a body that is no
+JSON array, why it died. A text once written is never written anew from its parsed form: fields are cut out and put in,
+so that what others wrote comes back byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from traceback import extract_tb
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+from msgspec import Raw
+
+from ...errors import EncodeError
+from ...message import Message
+from . import ruby_json
+
+Fields: TypeAlias = dict[str, Raw]
+Timestamps: TypeAlias = Literal["ms", "float"]
+Cleaner: TypeAlias = Callable[[list[str]], list[str]]
+
+OURS: Final = "penstock"
+ERRORS: Final = ("error_message", "error_class", "failed_at", "retried_at", "error_backtrace")
+_FRAMING: Final = frozenset(
+    {"queue", "class", "args", "jid", "created_at", "enqueued_at", "retry_count", "key", OURS, *ERRORS}
+)
+_PLAIN: Final = frozenset({"retry", "queue", "class", "args", "jid", "created_at", "enqueued_at"})
+_TRUE: Final = Raw(b"true")
+_MESSAGE_MAX = 10_000
+_MILLISECONDS = 1e11  # an integer from here on is milliseconds; in seconds it would be the year 5138
+
+_fields = msgspec.json.Decoder(Fields)
+_text = msgspec.json.Decoder(str)
+_any = msgspec.json.Decoder(Any)
+_integer = msgspec.json.Decoder(int)
+_raw = msgspec.json.Decoder(Raw)
+
+
+class JobHeaders(dict[str, Any]):
+    """The headers of a job, and in ``raw`` its own text: for who must know more of it."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        super().__init__()
+
+
+class Malformed(Exception):
+    """This is no job; the text says why."""
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def parse(raw: bytes) -> Fields:
+    """The fields of a job, each as it stands there. Raises ``Malformed``."""
+    try:
+        fields = _fields.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not a JSON object: {error}") from error
+    missing = [name for name in ("class", "args") if name not in fields]
+    if missing:
+        raise Malformed(f"not a job: it has no {' and no '.join(missing)}")
+    if not bytes(fields["class"]).startswith(b'"'):
+        raise Malformed(f"not a job: its class is {bytes(fields['class'])[:60]!r}, expected a text")
+    if not bytes(fields["args"]).startswith(b"["):
+        raise Malformed(f"not a job: its args are {bytes(fields['args'])[:60]!r}, expected an array")
+    return fields
+
+
+def message_of(raw: bytes) -> Message:
+    """The message in a job. Raises ``Malformed``."""
+    fields = parse(raw)
+    try:
+        return _message(fields, raw)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Malformed(f"not a job: {error}") from error
+
+
+def _message(fields: Fields, raw: bytes) -> Message:
+    get = fields.get
+    count, jid, key = get("retry_count"), get("jid"), get("key")
+    plain = fields.keys() <= _PLAIN and get("retry", _TRUE) == _TRUE
+    return Message(
+        id=jid_of(jid, raw),
+        type=_text.decode(fields["class"]),
+        body=bytes(fields["args"]) if plain or OURS not in fields else _body(fields),
+        key=None if key is None else _text.decode(key),
+        attempt=0 if count is None else _integer.decode(count) + 1,
+        enqueued_at=seconds(get("enqueued_at") or get("created_at")),
+        headers=JobHeaders(raw) if plain else _headers(fields, raw),
+    )
+
+
+def jid_of(jid: Raw | None, raw: bytes) -> str:
+    """The id of a job; of one that has none, a digest of it."""
+    if jid is not None and bytes(jid).startswith(b'"') and (text := _text.decode(jid)):
+        return text
+    return hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:24]
+
+
+def queue_of(fields: Fields) -> str | None:
+    """The queue that a job names."""
+    queue = fields.get("queue")
+    if queue is None or not bytes(queue).startswith(b'"'):
+        return None
+    return _text.decode(queue) or None
+
+
+def ours(fields: Fields) -> dict[str, Any]:
+    """What is ours in a job."""
+    value: Any = _any.decode(fields[OURS]) if OURS in fields else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def seconds(time: Raw | None) -> float | None:
+    """A time in a job as seconds since the epoch, whoever wrote it; ``None`` for what is no time."""
+    value: Any = None if time is None else _any.decode(time)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value / 1000 if isinstance(value, int) and value >= _MILLISECONDS else float(value)
+
+
+def _headers(fields: Fields, raw: bytes) -> JobHeaders:
+    headers = JobHeaders(raw)
+    headers.update((name, _any.decode(value)) for name, value in fields.items() if name not in _FRAMING)
+    if headers.get("retry") is True:
+        del headers["retry"]
+    headers.update(ours(fields).get("headers") or {})
+    return headers
+
+
+def _body(fields: Fields) -> bytes:
+    form = ours(fields).get("body")
+    args = bytes(fields["args"])
+    if form is None:
+        return args
+    (only,) = msgspec.json.decode(args, type=list[Raw])
+    return base64.b64decode(_text.decode(only), validate=True) if form == "base64" else bytes(only)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def stamp(now: float, timestamps: Timestamps) -> bytes:
+    """A time as it stands in a job."""
+    return b"%d" % int(now * 1000) if timestamps == "ms" else ruby_json.dumps(now)
+
+
+def new_jid() -> str:
+    """24 hex digits, as Ruby makes them."""
+    return os.urandom(12).hex()
+
+
+def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, enqueued: bool) -> tuple[str, bytes]:
+    """The jid and the text of the job for a message. Raises ``EncodeError``."""
+    headers, mine, key = message.headers, dict[str, Any](), message.key
+    try:
+        args = _args(message.body, mine)
+        jid = message.id or new_jid()
+        options, created = b"", stamp(now, timestamps)
+        retry = b"true"
+        if headers:
+            jid = headers.get("jid") or jid
+            retry = ruby_json.dumps(headers.get("retry", True))
+            if "created_at" in headers:
+                created = ruby_json.dumps(headers["created_at"])
+            options = _options(headers, mine)
+        if key is not None:
+            options += b'"key":%b,' % ruby_json.dumps(key)
+        if mine:
+            options += b'"penstock":%b,' % ruby_json.dumps(mine)
+        if message.attempt:
+            options += b'"retry_count":%d,' % (message.attempt - 1)
+        at = message.enqueued_at
+        since = b',"enqueued_at":' + stamp(now if at is None else at, timestamps) if enqueued else b""
+        return jid, b'{"retry":%b,"queue":%b,%b"args":%b,"class":%b,"jid":%b,"created_at":%b%b}' % (
+            retry,
+            ruby_json.dumps(queue),
+            options,
+            args,
+            ruby_json.dumps(message.type),
+            ruby_json.dumps(jid),
+            created,
+            since,
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EncodeError(f"the message of type {message.type!a} cannot be written as a job: {error}") from error
+
+
+def _args(body: bytes, mine: dict[str, Any]) -> bytes:
+    """The text of ``args``, and in ``mine`` how to make the body of it again."""
+    try:
+        if not body.isascii():
+            body.decode()
+        json = bytes(_raw.decode(body))
+    except (ValueError, RecursionError):
+        mine["body"] = "base64"
+        return b'["%b"]' % base64.b64encode(body)
+    if json != body:
+        mine["body"] = "base64"
+        return b'["%b"]' % base64.b64encode(body)
+    if body[:1] == b"[":
+        return body
+    mine["body"] = "json"
+    return b"[%b]" % body
+
+
+def _options(headers: Mapping[str, Any], mine: dict[str, Any]) -> bytes:
+    """Headers as fields; those whose names are taken are kept aside."""
+    aside: dict[str, Any] = {}
+    parts: list[bytes] = []
+    for name, value in headers.items():
+        if name in {"jid", "created_at", "retry", "at"}:
+            continue
+        if name in _FRAMING:
+            aside[name] = value
+        else:
+            parts.append(b"%b:%b," % (ruby_json.dumps(name), ruby_json.dumps(value)))
+    if aside:
+        mine["headers"] = aside
+    return b"".join(parts)
+
+
+def write(fields: Mapping[str, Raw | bytes]) -> bytes:
+    """Fields as the text of a job."""
+    return b"{%b}" % b",".join(b"%b:%b" % (ruby_json.dumps(name), bytes(value)) for name, value in fields.items())
+
+
+def pushed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
+    """The text of a job that goes to its queue now."""
+    changed: dict[str, Raw | bytes] = {name: value for name, value in fields.items() if name != "at"}
+    changed["enqueued_at"] = stamp(now, timestamps)
+    return write(changed)
+
+
+def renewed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
+    """The text of a dead job that begins again, as if it had never failed."""
+    changed: dict[str, Raw | bytes] = {
+        name: value for name, value in fields.items() if name not in {*ERRORS, "retry_count", OURS}
+    }
+    kept = {name: value for name, value in ours(fields).items() if name in {"body", "headers"}}
+    if kept:
+        changed[OURS] = ruby_json.dumps(kept)
+    changed["enqueued_at"] = stamp(now, timestamps)
+    return write(changed)
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+class Failing:
+    """Writes failures into jobs. ``cleaner`` is shown each backtrace that is to be kept."""
+
+    def __init__(self, timestamps: Timestamps, cleaner: Cleaner | None = None) -> None:
+        self.timestamps: Timestamps = timestamps
+        self.cleaner = cleaner
+
+    def failed(self, raw: bytes, queue: str, attempt: int, error: BaseException | None, now: float) -> bytes:
+        """The text of a job after an execution, its ``attempt`` earlier ones counted, that ended with ``error``."""
+        fields: dict[str, Raw | bytes] = dict(parse(raw))
+        fields["queue"] = fields.get("retry_queue") or ruby_json.dumps(queue)
+        fields["error_message"] = ruby_json.dumps(message_text(error))
+        fields["error_class"] = ruby_json.dumps(type(error).__name__ if error is not None else "Failed")
+        first = "retry_count" not in fields
+        fields["failed_at" if first else "retried_at"] = stamp(now, self.timestamps)
+        fields["retry_count"] = b"%d" % attempt
+        wish: Any = _any.decode(bytes(fields["backtrace"])) if "backtrace" in fields else None
+        if wish and error is not None:
+            lines = backtrace(error)
+            lines = lines if self.cleaner is None else self.cleaner(lines)
+            fields["error_backtrace"] = ruby_json.dumps(compressed(lines if wish is True else lines[: int(wish)]))
+        return write(fields)
+
+
+def message_text(error: BaseException | None) -> str:
+    """What an exception says, as a text that any reader can bear."""
+    try:
+        text = str(error) if error is not None else "the handler asked for it"
+    except Exception:  # noqa: BLE001 its own __str__ may raise anything
+        text = "!!! ERROR MESSAGE THREW AN ERROR !!!"
+    return text[:_MESSAGE_MAX].encode("utf-8", "replace").decode()
+
+
+def backtrace(error: BaseException) -> list[str]:
+    """The frames of an exception, innermost first, in Ruby's layout."""
+    frames = extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno}:in `{frame.name}'" for frame in reversed(frames)]
+
+
+def compressed(lines: Sequence[str]) -> str:
+    """A backtrace as it stands in a job."""
+    return base64.b64encode(zlib.compress(ruby_json.dumps(list(lines)))).decode()
