@@ -1,0 +1,1 @@
+"""Sidekiq's programming model over penstock: jobs, client, processor, runner, data."""

@@ -1,0 +1,197 @@
+"""How a Sidekiq process is set up: queues and capsules, limits, handlers, chains. Seed of everything else here.
+
+One ``Config`` describes a process: it is filled in by code (``configure_server``), a file and the command line, checked
+once, and read by the client, the processor and the runner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from ..checks import at_least_one, not_negative, one_of, positive
+from ..errors import ConfigurationError
+from ..queues import Queues
+
+Event: TypeAlias = Literal["startup", "quiet", "shutdown", "exit", "heartbeat", "beat"]
+EVENTS: tuple[Event, ...] = ("startup", "quiet", "shutdown", "exit", "heartbeat", "beat")
+ErrorHandler: TypeAlias = Callable[[BaseException, dict[str, Any]], object]
+DeathHandler: TypeAlias = Callable[[dict[str, Any], BaseException], object]
+StrictArgs: TypeAlias = Literal["raise", "warn", "none"]
+
+DEFAULT_URL = "redis://localhost:6379/0"
+# What a file may say beside the fields of Config; the rest is named in a warning
+_SPECIAL = frozenset(
+    {"queues", "capsules", "redis", "require", "verbose", "environment", "strict", "heartbeat_interval"}
+)
+
+
+class Capsule:
+    """A set of queues with slots of its own."""
+
+    def __init__(self, name: str, *, concurrency: int = 5, queues: Sequence[Any] = ("default",)) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.queues = Queues(*queues)
+
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` for what cannot be run."""
+        at_least_one(f"concurrency of the capsule {self.name!r}", self.concurrency)
+
+    def facts(self) -> dict[str, Any]:
+        """As other processes see it."""
+        weights = {name: 0 if self.queues.mode == "strict" else n for name, n in self.queues.weights.items()}
+        return {"concurrency": self.concurrency, "mode": self.queues.mode, "weights": weights}
+
+
+class Config:
+    """See the module. Times are seconds.
+
+    ``timeout``: what running jobs get at a stop. ``poll_interval``: longest pause between two looks for due jobs.
+    ``max_retries``: for jobs whose ``retry`` is ``True``. ``strict_args``: what happens to arguments that are no JSON.
+    ``backtrace_cleaner``: shown each backtrace that a job keeps. ``max_iteration_runtime``: after which an iterable job
+    makes room for others. ``timestamps``: see ``SidekiqOptions``.
+    """
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self.capsules: dict[str, Capsule] = {"default": Capsule("default")}
+        self.timeout = 25.0
+        self.poll_interval = 5.0
+        self.max_retries = 25
+        self.dead_max_jobs = 10_000
+        self.dead_timeout_in_seconds = 180 * 86_400.0
+        self.tag = ""
+        self.labels: list[str] = []
+        self.environment = "development"
+        self.skip_default_job_logging = False
+        self.logged_job_attributes: list[str] = ["bid", "tags"]
+        self.strict_args: StrictArgs = "raise"
+        self.max_iteration_runtime: float | None = None
+        self.timestamps: Literal["ms", "float"] = "ms"
+        self.backtrace_cleaner: Callable[[list[str]], list[str]] | None = None
+        self.error_handlers: list[ErrorHandler] = []
+        self.death_handlers: list[DeathHandler] = []
+        self.events: dict[Event, list[Callable[[], Any]]] = {name: [] for name in EVENTS}
+        self.ignored: list[str] = []
+
+    # --------------------------------------------------------------------------------------------------------- queues
+
+    @property
+    def concurrency(self) -> int:
+        """Slots of the default capsule."""
+        return self.capsules["default"].concurrency
+
+    @concurrency.setter
+    def concurrency(self, slots: int) -> None:
+        self.capsules["default"].concurrency = slots
+
+    @property
+    def queues(self) -> Queues:
+        """Queues of the default capsule."""
+        return self.capsules["default"].queues
+
+    @queues.setter
+    def queues(self, queues: Sequence[Any] | Queues) -> None:
+        self.capsules["default"].queues = queues if isinstance(queues, Queues) else Queues(*queues)
+
+    def capsule(self, name: str, *, concurrency: int = 1, queues: Sequence[Any] = ("default",)) -> Capsule:
+        """Add a capsule, or replace the one of this name."""
+        made = self.capsules[name] = Capsule(name, concurrency=concurrency, queues=queues)
+        return made
+
+    @property
+    def total_concurrency(self) -> int:
+        """Slots of all capsules."""
+        return sum(capsule.concurrency for capsule in self.capsules.values())
+
+    # ------------------------------------------------------------------------------------------------------- handlers
+
+    def on(self, event: Event, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Call ``call``, a function or a coroutine function, at an event of the process's life."""
+        one_of("event", event, EVENTS)
+        if not callable(call):
+            raise ConfigurationError(f"on({event!r}) takes something to call, got {call!r:.100}")
+        self.events[event].append(call)
+        return call
+
+    # --------------------------------------------------------------------------------------------------------- values
+
+    @property
+    def broker_url(self) -> str:
+        """Where the jobs are, as ``open_broker`` takes it: plain Redis addresses mean Sidekiq's schema."""
+        url = self.url or _url_of_environment()
+        scheme = url.partition("://")[0]
+        plain = scheme in {"redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "valkey+sentinel"}
+        return f"sidekiq+{url}" if plain else url
+
+    def update(self, settings: Mapping[str, Any]) -> None:
+        """Take settings of a file over. Names that mean nothing here are kept in ``ignored``."""
+        for name, value in settings.items():
+            if name in _SPECIAL:
+                self._special(name, value)
+            elif name in {"poll_interval_average", "average_scheduled_poll_interval"}:
+                self.poll_interval = value
+            elif name in vars(self) and not isinstance(getattr(self, name), dict):
+                setattr(self, name, value)
+            elif name == "concurrency":
+                self.concurrency = value
+            else:
+                self.ignored.append(name)
+
+    def _special(self, name: str, value: Any) -> None:
+        if name == "queues":
+            self.queues = _list(name, value)
+        elif name == "redis":
+            self.url = str(value.get("url", "")) or None if isinstance(value, Mapping) else str(value)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        elif name == "environment":
+            self.environment = str(value)
+        elif name == "capsules":
+            for key, given in cast("Mapping[str, Mapping[str, Any]]", value).items():
+                options = {str(k).removeprefix(":"): v for k, v in given.items()}
+                self.capsule(
+                    str(key).removeprefix(":"),
+                    concurrency=options.get("concurrency", 1),
+                    queues=_list("queues", options.get("queues", ["default"])),
+                )
+
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` for the first thing that cannot be."""
+        for capsule in self.capsules.values():
+            capsule.check()
+        positive("timeout, in seconds,", self.timeout)
+        positive("poll_interval, in seconds,", self.poll_interval)
+        not_negative("max_retries", self.max_retries)
+        at_least_one("dead_max_jobs", self.dead_max_jobs)
+        positive("dead_timeout_in_seconds", self.dead_timeout_in_seconds)
+        one_of("strict_args", self.strict_args, ("raise", "warn", "none"))
+        one_of("timestamps", self.timestamps, ("ms", "float"))
+
+    def process_tag(self) -> str:
+        """What a process is called: the tag, else the folder it runs in, of a deployed release that of the application."""
+        if self.tag:
+            return self.tag
+        here = Path.cwd()
+        released = here.parent.name == "releases" and here.name.isdecimal()
+        return (here.parent.parent if released else here).name
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise ConfigurationError(f"{name} should be a list, got {value!r:.100}")
+    return list(cast("Sequence[Any]", value))
+
+
+def _url_of_environment() -> str:
+    provider = os.environ.get("REDIS_PROVIDER")
+    if provider is None:
+        return os.environ.get("REDIS_URL") or DEFAULT_URL
+    if ":" in provider:
+        raise ConfigurationError(
+            "REDIS_PROVIDER should name the variable that holds the address, such as MYREDIS_URL, and not be one"
+        )
+    return os.environ.get(provider) or DEFAULT_URL
