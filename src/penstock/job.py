@@ -12,6 +12,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import new_class
 from typing import Any, ClassVar, Final, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from .context import current
@@ -70,7 +71,7 @@ class Job:
         super().__init_subclass__()
         own: Mapping[str, Any] = vars(cls).get("sidekiq_options", {})
         if own or options:
-            inherited: dict[str, Any] = getattr(super(cls, cls), "sidekiq_options", DEFAULTS)
+            inherited: Mapping[str, Any] = getattr(super(cls, cls), "sidekiq_options", DEFAULTS)
             cls.sidekiq_options = {**inherited, **checked(own), **checked(options)}
         if "perform" in vars(cls):
             cls._arguments = _arguments_of(cls)
@@ -165,8 +166,8 @@ _logger = logging.getLogger("penstock.job")
 class FunctionJob(Setter[P], Generic[P, R]):
     """A function that is a job as well: call it and it runs, ``perform_async`` and it is enqueued."""
 
-    def __init__(self, function: Callable[P, R], job: type[Job], arguments: Arguments) -> None:
-        super().__init__(job, arguments, {})
+    def __init__(self, function: Callable[P, R], job: type[Job]) -> None:
+        super().__init__(job, _arguments_of(job), {})
         self.function, self.job = function, job
         functools.update_wrapper(self, function)
 
@@ -189,12 +190,10 @@ def job(
 
     def decorate(function: Callable[P, R]) -> FunctionJob[P, R]:
         place = {"__module__": function.__module__, "__qualname__": function.__qualname__, "__doc__": function.__doc__}
-        base: Any = Job
-        made = type(
-            function.__name__, (base,), {"perform": staticmethod(function), **place},
-            wire_name=wire_name, aliases=aliases, **options,
-        )  # fmt: skip
-        return FunctionJob(function, made, made._arguments)
+        body: dict[str, Any] = {"perform": staticmethod(function), **place}
+        says: dict[str, Any] = {"wire_name": wire_name, "aliases": aliases, **options}
+        made = new_class(function.__name__, (Job,), says, lambda names: names.update(body))
+        return FunctionJob(function, made)
 
     return decorate
 

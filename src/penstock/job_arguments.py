@@ -45,12 +45,11 @@ class Arguments:
         for args in jobs:
             yield self._one(args)
 
-    def _one(self, args: object) -> Any:
-        if type(args) is tuple:
-            args = list(cast("tuple[Any, ...]", args))
-        if type(args) is list:
-            self._check(len(cast("list[Any]", args)))
-        return args  # what is no list is the client's to refuse
+    def _one(self, args: Any) -> Any:
+        if isinstance(args, list | tuple):  # what is neither is the client's to refuse
+            args = [*cast("Any", args)]
+            self._check(len(args))
+        return args
 
     def _check(self, count: int) -> None:
         if count < self._least or (self._most is not None and count > self._most):

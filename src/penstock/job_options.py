@@ -7,7 +7,7 @@ Sidekiq's names. Names that are not known here are kept and sent along, as Sidek
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from .errors import ArgumentError
 
@@ -43,7 +43,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in cast("Any", value))
 
 
 def _is_text(value: Any) -> bool:

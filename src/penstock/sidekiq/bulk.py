@@ -23,19 +23,18 @@ class Bulk:
     """
 
     def __init__(self, items: Mapping[str, Any], now: float, created_at: float, random: Random) -> None:
-        given: object = items
-        if not isinstance(given, Mapping) or "class" not in given or "args" not in given:
-            raise ArgumentError(f"jobs must be a mapping with 'class' and 'args', got {given!r:.100}")
-        common = dict(items)
+        common = {**items} if _has_both(items) else {}
+        if not common:
+            raise ArgumentError(f"jobs must be a mapping with 'class' and 'args', got {items!r:.100}")
         self.job: Any = common["class"]
-        self._args: Any = common["args"]
+        args: Any = common["args"]
         at, spread = common.pop("at", None), common.pop("spread_interval", None)
         jid, size = common.pop("jid", None), common.pop("batch_size", None)
-        if isinstance(self._args, str | bytes | Mapping) or not isinstance(self._args, Iterable):
-            raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {self._args!r:.100}")
-        if (jid is not None or isinstance(at, list)) and not isinstance(self._args, list):
-            self._args = list(cast("Iterable[Any]", self._args))
-        if jid is not None and len(self._args) > 1:
+        if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
+            raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {args!r:.100}")
+        lazy = jid is None and not isinstance(at, list)  # nobody needs to know how many there are
+        self._args: Iterable[Any] = cast("Any", args) if lazy else [*cast("Any", args)]
+        if jid is not None and len(cast("list[Any]", self._args)) > 1:
             raise ArgumentError("Explicitly passing 'jid' when pushing more than one job is not supported")
         self._jid: str | None = jid
         self._times = _times(at, spread, self._args, now, random)
@@ -45,7 +44,7 @@ class Bulk:
     def batches(self) -> Iterator[list[Payload]]:
         """Payloads, batch by batch; arguments are taken from an iterator only when they are come to."""
         args = iter(self._args)
-        while batch := list(islice(args, self._size)):
+        while batch := [*islice(args, self._size)]:
             yield self._payloads(batch)
 
     def _payloads(self, batch: list[Any]) -> list[Payload]:
@@ -78,7 +77,7 @@ def _times(at: Any, spread: Any, args: Any, now: float, random: Random) -> Calla
         _check_at(at)
         single = moment(at, now)
         return lambda: single
-    times = cast("list[Any]", at)
+    times: list[Any] = [*cast("Iterable[Any]", at)]
     if not times:
         raise ArgumentError("'at' must be a numeric timestamp or a list of them, got an empty list")
     for each in times:
@@ -87,6 +86,10 @@ def _times(at: Any, spread: Any, args: Any, now: float, random: Random) -> Calla
         raise ArgumentError(f"the list 'at' must have the same size as 'args', got {len(times)} for {len(args)}")
     following = iter([moment(each, now) for each in times])
     return lambda: next(following)
+
+
+def _has_both(items: Any) -> bool:
+    return isinstance(items, Mapping) and "class" in items and "args" in items
 
 
 def _check_at(at: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ConfigurationError
 
@@ -74,7 +74,7 @@ class Chain:
         return chain
 
     def __contains__(self, kind: object) -> bool:
-        return any(entry.kind is kind for entry in self._entries)
+        return any(kind is cast("object", entry.kind) for entry in self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)

@@ -1,4 +1,6 @@
-"""Client: from items to jobs in a broker. The life of an item::
+"""From items to jobs in a broker.
+
+The life of an item::
 
     item ─normalise─► payload ─client middleware─► payload or None ─strict args─► Outgoing ─► broker
 
@@ -21,12 +23,13 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import BrokerError, ConfigurationError, PublishError, UnsupportedFeature
 from ..job import Performs
 from ..job_moment import Moment
+from ..job_setter import Setter
 from .bulk import Bulk
 from .chain import Chain
 from .inline import job_class, run_inline
 from .interception import interceptor
 from .outgoing import outgoing_of
-from .payload import Payload, normalised
+from .payload import Payload, job_of, normalised
 from .strict_args import StrictArgs, encoded
 from .sync_client import SyncClient
 
@@ -148,26 +151,26 @@ class Client:
     async def enqueue(self, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue a job."""
         with job_route.via(self):
-            return await cast("Any", job).perform_async(*args, **kwargs)
+            return await _setter(job).perform_async(*args, **kwargs)
 
     async def enqueue_to(self, queue: str, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue a job to a queue."""
         with job_route.via(self):
-            return await cast("Any", job).set(queue=queue).perform_async(*args, **kwargs)
+            return await _setter(job).set(queue=queue).perform_async(*args, **kwargs)
 
     async def enqueue_in(
         self, interval: Moment, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs
     ) -> str | None:
         """Enqueue a job to run after an interval, or at a moment."""
         with job_route.via(self):
-            return await cast("Any", job).perform_in(interval, *args, **kwargs)
+            return await _setter(job).perform_in(interval, *args, **kwargs)
 
     async def enqueue_to_in(
         self, queue: str, interval: Moment, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs
     ) -> str | None:
         """Enqueue a job to a queue, to run after an interval, or at a moment."""
         with job_route.via(self):
-            return await cast("Any", job).set(queue=queue).perform_in(interval, *args, **kwargs)
+            return await _setter(job).set(queue=queue).perform_in(interval, *args, **kwargs)
 
     async def cancel(self, jid: str) -> int:
         """Ask an iterable job to end; when it was first asked to, in seconds since the epoch. On Sidekiq's schema only."""
@@ -230,6 +233,11 @@ class Client:
             clock=self._clock,
             random=self._random,
         )
+
+
+def _setter(job: type[Performs[P]]) -> Setter[P]:
+    made: Setter[P] = job_of(job).set()
+    return made
 
 
 def _fates(before: Sequence[str | None], batch: Sequence[Payload | None], error: BrokerError) -> list[str | Exception]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
-from typing import Any, cast
+from typing import Any
 
 from ..errors import UnknownType
 from ..job import JOBS, Job
@@ -31,7 +30,7 @@ async def run_inline(cls: type[Job], payload: Payload, middleware: Chain) -> Any
         if inspect.iscoroutinefunction(job.perform):
             return await job.perform(*payload["args"])
         result: Any = await asyncio.to_thread(job.perform, *payload["args"])
-        return await cast("Awaitable[Any]", result) if inspect.isawaitable(result) else result
+        return await result if inspect.isawaitable(result) else result
 
     with Context.with_({"jid": job.jid, "class": payload.get("wrapped") or payload["class"]}):
         return await middleware.invoke(perform, job, payload, payload["queue"])

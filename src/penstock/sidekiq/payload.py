@@ -56,15 +56,12 @@ def normalised(item: Mapping[str, Any], created_at: float) -> Payload:
     return payload
 
 
-def validated(item: Mapping[str, Any]) -> dict[str, Any]:
+def validated(item: Any) -> dict[str, Any]:
     """A copy of an item that passes every check, in Sidekiq's order of checks."""
-    given: object = item
-    if not isinstance(given, Mapping) or "class" not in given or "args" not in given:
-        raise ArgumentError(f"a job must be a mapping with 'class' and 'args', got {given!r:.100}")
-    copy = dict(cast("Mapping[Any, Any]", given))
-    target = copy["class"]
-    if isinstance(target, FunctionJob):
-        copy["class"] = target = cast("Any", target).job
+    if not isinstance(item, Mapping) or "class" not in item or "args" not in item:
+        raise ArgumentError(f"a job must be a mapping with 'class' and 'args', got {item!r:.100}")
+    copy: dict[Any, Any] = {**cast("Any", item)}
+    copy["class"] = target = job_of(copy["class"])
     if not isinstance(copy["args"], list):
         raise ArgumentError(f"the args of a job must be a list, got {copy['args']!r:.100}")
     if not isinstance(target, type | str):
@@ -81,6 +78,11 @@ def validated(item: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := [key for key in copy if type(key) is not str]:
         raise ArgumentError(f"a payload should contain no keys but texts, got {wrong[0]!r}")
     return copy
+
+
+def job_of(target: Any) -> Any:
+    """The class behind a function job; anything else as it is."""
+    return cast("Any", target).job if isinstance(target, FunctionJob) else target
 
 
 def _check_retry_for(value: Any) -> None:

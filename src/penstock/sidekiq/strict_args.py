@@ -50,7 +50,7 @@ def encoded(args: list[Any], payload: Mapping[str, Any], mode: StrictArgs) -> by
     return encoded(args, payload, "none")
 
 
-def _has_floats(items: Iterable[Any], room: int) -> bool:
+def _has_floats(items: Iterable[object], room: int) -> bool:
     """Whether there is a float somewhere. Raises ``_Unsafe`` at the first thing that is not JSON's own."""
     if not room:
         raise ValueError(f"nested more than {NESTING} deep, which Ruby does not read; send a flatter value")
@@ -59,20 +59,25 @@ def _has_floats(items: Iterable[Any], room: int) -> bool:
         kind = type(item)
         if kind in _ATOMS:
             continue
-        if kind is dict:
-            for key in item:
-                if type(key) is not str:
-                    raise _Unsafe(key, "a key of an object, which must be a text")
-            if _has_floats(item.values(), room - 1):
-                floats = True
-        elif kind is list:
-            if _has_floats(item, room - 1):
-                floats = True
-        elif kind is float and math.isfinite(item):
+        if kind is list or kind is dict:
+            floats |= _has_floats(_items(item), room - 1)
+        elif kind is float and math.isfinite(cast("float", item)):
             floats = True
         else:
             raise _Unsafe(item, "no value that JSON has")
     return floats
+
+
+def _items(container: object) -> Iterable[object]:
+    """What is in a list, or in an object whose keys are texts."""
+    if type(container) is list:
+        items: list[object] = cast("Any", container)
+        return items
+    mapping: dict[object, object] = cast("Any", container)
+    for key in mapping:
+        if type(key) is not str:
+            raise _Unsafe(key, "a key of an object, which must be a text")
+    return mapping.values()
 
 
 def _complaint(payload: Mapping[str, Any], unsafe: _Unsafe) -> str:

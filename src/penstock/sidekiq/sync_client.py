@@ -41,9 +41,9 @@ class SyncClient:
 
     def push_bulk(self, items: Mapping[str, Any]) -> list[str | None]:
         """Enqueue many jobs of one class."""
-        args = items.get("args")
+        args: Any = items.get("args")
         # Here: a generator of the caller's belongs on the caller's thread
-        listed = {**items, "args": list(args)} if _is_lazy(args) else items
+        listed: Mapping[str, Any] = {**items, "args": [*args]} if _is_lazy(args) else items
         return self._call(lambda own: own.push_bulk(listed), None)
 
     def perform_inline(self, item: Mapping[str, Any]) -> bool | None:
