@@ -44,23 +44,21 @@ class _Order:
         pool: Pusher | None = self.options.get("pool") or getattr(self.job, "sidekiq_options", {}).get("pool")
         return pool if pool is not None else route()
 
-    def item(
-        self, client: Pusher, args: tuple[Any, ...], kwargs: Mapping[str, Any], when: Moment | None
-    ) -> dict[str, Any]:
+    def at(self, client: Pusher) -> float | None:
+        """When it was said to run, if it was; the past is at once."""
+        return None if self.wait is None else moment(self.wait, client.now())
+
+    def item(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: float | None) -> dict[str, Any]:
         item = {**self.options, "class": self.job, "args": self.arguments.listed(args, kwargs)}
-        when = self.wait if when is None else when
-        if when is not None:
-            at = moment(when, client.now())
-            if at is not None:
-                item["at"] = at
+        if at is not None:
+            item["at"] = at
         return item
 
     def bulk(self, client: Pusher, jobs: Iterable[Sequence[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
         items = {**self.options, **options, "class": self.job, "args": self.arguments.checked(jobs)}
-        if self.wait is not None and "at" not in items:
-            at = moment(self.wait, client.now())
-            if at is not None:
-                items["at"] = at
+        at = self.at(client)
+        if at is not None:
+            items.setdefault("at", at)
         return items
 
 
@@ -79,11 +77,13 @@ class SyncSetter(Generic[P]):
 
     def perform_async(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job; its id, once the broker has it, or ``None`` if a middleware did not let it pass."""
-        return self._push(args, kwargs, None)
+        client = self._order.client()
+        return self._push(client, self._order.item(args, kwargs, self._order.at(client)))
 
     def perform_in(self, interval: Moment, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job to run after ``interval``, or at a moment if it is 1e9 or more."""
-        return self._push(args, kwargs, interval)
+        client = self._order.client()
+        return self._push(client, self._order.item(args, kwargs, moment(interval, client.now())))
 
     perform_at = perform_in
 
@@ -95,13 +95,11 @@ class SyncSetter(Generic[P]):
     def perform_inline(self, *args: P.args, **kwargs: P.kwargs) -> bool | None:
         """Run the job here and now, with all middleware."""
         client = self._order.client()
-        return client.sync.perform_inline(self._order.item(client, args, kwargs, None))
+        return client.sync.perform_inline(self._order.item(args, kwargs, None))
 
     perform_sync = perform_inline
 
-    def _push(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], when: Moment | None) -> str | None:
-        client = self._order.client()
-        item = self._order.item(client, args, kwargs, when)
+    def _push(self, client: Pusher, item: Mapping[str, Any]) -> str | None:
         if self._order.inline:
             client.sync.perform_inline(item)
             return None
@@ -132,11 +130,13 @@ class Setter(Generic[P]):
 
     async def perform_async(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job; its id, once the broker has it, or ``None`` if a middleware did not let it pass."""
-        return await self._push(args, kwargs, None)
+        client = self._order.client()
+        return await self._push(client, self._order.item(args, kwargs, self._order.at(client)))
 
     async def perform_in(self, interval: Moment, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job to run after ``interval``, or at a moment if it is 1e9 or more."""
-        return await self._push(args, kwargs, interval)
+        client = self._order.client()
+        return await self._push(client, self._order.item(args, kwargs, moment(interval, client.now())))
 
     perform_at = perform_in
 
@@ -148,13 +148,11 @@ class Setter(Generic[P]):
     async def perform_inline(self, *args: P.args, **kwargs: P.kwargs) -> bool | None:
         """Run the job here and now, with all middleware; ``None`` if a middleware did not let it pass."""
         client = self._order.client()
-        return await client.perform_inline(self._order.item(client, args, kwargs, None))
+        return await client.perform_inline(self._order.item(args, kwargs, None))
 
     perform_sync = perform_inline
 
-    async def _push(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], when: Moment | None) -> str | None:
-        client = self._order.client()
-        item = self._order.item(client, args, kwargs, when)
+    async def _push(self, client: Pusher, item: Mapping[str, Any]) -> str | None:
         if self._order.inline:
             await client.perform_inline(item)
             return None
