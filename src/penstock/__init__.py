@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .producer import Idempotency as Idempotency
     from .producer import Producer as Producer
     from .producer import Send as Send
+    from .queues import Queues as Queues
     from .retry import Constant as Constant
     from .retry import Delays as Delays
     from .retry import Exponential as Exponential
@@ -73,6 +74,7 @@ _HOMES = {
     "inspector": "Inspector",
     "intake": "Prefetch",
     "message": "Envelope Message",
+    "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
@@ -122,6 +124,7 @@ __all__ = [
     "Prefetch",
     "Producer",
     "PublishError",
+    "Queues",
     "Release",
     "Retry",
     "RetryDaemon",
