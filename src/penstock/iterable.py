@@ -23,7 +23,9 @@ import msgspec
 
 from .clock import SYSTEM_CLOCK, Clock
 from .context import current
-from .errors import LostLease
+from .errors import ConfigurationError, LostLease
+from .job import Job
+from .job_arguments import Arguments
 from .scoped_logger import scoped_logger
 from .threads import run_in
 
@@ -117,23 +119,26 @@ class Iterations:
 _DEFAULT = Iterations()
 
 
-class IterableJob:
+class IterableJob(Job, abstract=True):
     """Define ``build_enumerator(*args, cursor=)`` and ``each_iteration(object, *args)``, both plain or both ``async``.
 
     Plain ones run in a thread. Optional: ``on_start``, ``on_resume``, ``on_stop``, ``on_cancel``, ``on_complete``, and
     ``around_iteration``, a context manager around each item. ``perform`` is not yours to define.
     """
 
-    jid: str = ""
     iterations: Iterations = _DEFAULT
     current_object: Any = None
     arguments: tuple[Any, ...] = ()
     _iteration: Iteration | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        if vars(cls).get("perform") is not None and vars(cls)["perform"] is not IterableJob.perform:
-            raise TypeError(f"{cls.__qualname__} is iterable: define build_enumerator and each_iteration, not perform")
+        if "perform" in vars(cls):
+            raise ConfigurationError(
+                f"{cls.__qualname__} is iterable: define build_enumerator and each_iteration, not perform"
+            )
         super().__init_subclass__(**options)
+        if "build_enumerator" in vars(cls):
+            cls._arguments = Arguments(cls.__qualname__, _without_cursor(cls.build_enumerator), bound=True)
 
     # ------------------------------------------------------------------------------------------------ for you to define
 
@@ -337,6 +342,17 @@ class Iteration:
         else:
             result = await run_in(self._around.threads, partial(call, *args, **more))
         return await result if inspect.isawaitable(result) else result
+
+
+def _without_cursor(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Something with the parameters that a job is enqueued with."""
+
+    def shape(*_args: Any) -> None: ...
+
+    signature = inspect.signature(build)
+    parameters = [each for each in signature.parameters.values() if each.name != "cursor"]
+    shape.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # inspect looks there
+    return shape
 
 
 def _is_iterator(pairs: Any) -> TypeGuard[Iterator[Any] | AsyncIterator[Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from penstock import job
 from penstock.sidekiq import job_retry
 from penstock.sidekiq.job_retry import Shutdown, Verdict, call_hook, caused_by_shutdown, verdict
 
@@ -170,8 +171,8 @@ def test_an_answer_that_is_no_time_to_come_leaves_the_default(answer: Any, delay
 
 
 def test_a_hook_may_send_the_job_elsewhere() -> None:
-    assert Verdict("discard") == verdict(job_retry.DISCARD, 0, NoDice())
-    assert Verdict("exhausted") == verdict(job_retry.KILL, 0, NoDice())
+    assert Verdict("discard") == verdict(job.DISCARD, 0, NoDice())
+    assert Verdict("exhausted") == verdict(job.KILL, 0, NoDice())
 
 
 @pytest.mark.parametrize(

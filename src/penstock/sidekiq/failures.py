@@ -15,7 +15,8 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..outcome import DISCARDED, DeadLetter, Outcome, Retry
 from . import job_retry
 from .handlers import Handlers
-from .job_retry import Payload, Timestamps, recordable
+from .job_retry import Timestamps, recordable
+from .payload import Payload
 
 
 class JobClasses(Protocol):

@@ -74,7 +74,7 @@ def default_formatter(environ: Mapping[str, str]) -> logging.Formatter:
     return WithoutTimestamp() if environ.get("DYNO") else Pretty()
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
     extra: Any = getattr(record, "context", None)
     fields = Context.current()
     return {**fields, **cast("dict[str, Any]", extra)} if isinstance(extra, dict) else fields

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
-from .job_retry import Payload, call_hook
+from .job_retry import call_hook
+from .payload import Payload
 
 logger = logging.getLogger("penstock.sidekiq")
 

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 from ..clock import SYSTEM_CLOCK, Clock
 from ..scoped_logger import at_level, scoped_logger
 from .context import Context
-from .job_retry import Payload
 from .job_payload import display_class
+from .payload import Payload
 
 LOGGED: Final = ("bid", "tags")  # attributes of a payload that the context has if the payload has them
 

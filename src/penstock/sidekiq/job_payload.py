@@ -5,22 +5,17 @@ Where the broker keeps the job's own text, that is read; elsewhere the same dict
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, cast
 
 import msgspec
 
+from ..brokers.sidekiq import ruby_json
 from ..context import Context
 from ..errors import DecodeError, EncodeError
 from .job_retry import Timestamps, stamp
+from .payload import Payload
 
-Payload: TypeAlias = dict[str, Any]
-
-_LONG_NUMBER: Final = re.compile(rb"\d{18}").search
-_any = msgspec.json.Decoder(Any)
 _list = msgspec.json.Decoder(list[Any])
-_encode = msgspec.json.encode
 
 
 class ArgsCodec:
@@ -28,15 +23,13 @@ class ArgsCodec:
 
     def encode(self, payload: list[Any]) -> bytes:
         try:
-            return _encode(payload)
+            return ruby_json.dumps(payload)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise EncodeError(f"these arguments are no JSON: {error}") from error
 
     def decode(self, body: bytes) -> list[Any]:
         try:
-            if len(body) < 20 or _LONG_NUMBER(body) is None:
-                return _list.decode(body)
-            return msgspec.convert(json.loads(body), list[Any])  # whole numbers of any size stay what they are
+            return _list.decode(body)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the arguments of a job are a JSON array: {error}") from error
 
@@ -45,8 +38,8 @@ def payload_of(args: list[Any], context: Context, timestamps: Timestamps) -> Pay
     """The payload of the job that ``context`` is of."""
     raw: Any = getattr(context.headers, "raw", None)
     if isinstance(raw, bytes):
-        return _read(raw)
-    payload: Payload = {"retry": True, "queue": context.stream, **context.headers, "args": args}
+        return cast("Payload", ruby_json.loads(raw))
+    payload: Payload = {"retry": True, "queue": context.stream, **context.headers, "args": [*args]}
     payload["class"] = context.type
     payload.setdefault("jid", jid_of(context))
     if context.enqueued_at is not None:
@@ -66,8 +59,3 @@ def jid_of(context: Context) -> str:
 def display_class(payload: Payload) -> str:
     """The class by which people know the job: what an adapter has wrapped, not the adapter."""
     return str(payload.get("wrapped") or payload["class"])
-
-
-def _read(raw: bytes) -> Payload:
-    read = json.loads if _LONG_NUMBER(raw) else _any.decode
-    return cast("Payload", read(raw))

@@ -21,12 +21,12 @@ from datetime import timedelta
 from random import Random
 from typing import Any, Final, Literal, TypeAlias, cast
 
-Payload: TypeAlias = dict[str, Any]
+from ..job import DISCARD, KILL
+from .payload import Payload
+
 Timestamps: TypeAlias = Literal["ms", "float"]
 Fate: TypeAlias = Literal["again", "discard", "exhausted"]
 
-DISCARD: Final = "discard"  # what a hook answers for: nothing of it is kept
-KILL: Final = "kill"  # what ``retry_in`` answers for: to the dead set, now
 UNREADABLE: Final = "!!! ERROR MESSAGE THREW AN ERROR !!!"
 _MILLISECONDS = 1e11  # an integer from here on is milliseconds; in seconds it would be the year 5138
 _MESSAGE_MAX = 10_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
@@ -107,7 +108,7 @@ class Tracker:
     def _commands(self, counted: dict[str, list[int]], at: datetime) -> list[Command]:
         commands: list[Command] = []
         hashes: list[tuple[str, int]] = []
-        histograms = []
+        histograms: list[Callable[[str, datetime], str]] = []
         if self._schema != "7":
             hashes += [(ten_minutes_key(at), LONG), (minute_key(at), SHORT)]
             histograms.append(histogram_key)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,11 +32,13 @@ from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
 from ..retry import RetryPolicy
 from ..threads import Threads, run_in
 from . import job_retry
+from .chain import Chain
 from .failures import Failures, JobClasses
 from .handlers import Handlers
 from .job_logger import LogsJobs
-from .job_retry import Payload, Skip, Timestamps, caused_by_shutdown
 from .job_payload import jid_of, payload_of
+from .job_retry import Skip, Timestamps, caused_by_shutdown
+from .payload import Payload
 
 ASKING: Final = frozenset({"profile", "log_level"})  # what a job may ask for itself
 BACK_OF_THE_QUEUE: Final = Retry(0.0, counts=False)
@@ -44,20 +46,6 @@ HANDED_BACK: Final = Release()
 
 # For the consumer: how often a job is tried is the job's to say. The curve is for what does not get here: a timeout.
 UNLIMITED: Final = RetryPolicy(max_attempts=sys.maxsize, backoff=job_retry.default_delay)
-
-
-class Chain(Protocol):
-    """The server's middleware."""
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        ...
-
-    async def invoke(
-        self, instance: Any, payload: Payload, queue: str, call_next: Callable[[], Awaitable[Any]], /
-    ) -> Any:
-        """Call the first, which calls the next; innermost is ``call_next``. One that does not go on ends the job."""
-        ...
 
 
 class TracksJobs(Protocol):
@@ -170,20 +158,22 @@ class Processor:
         with log.prepare(payload) if log else nullcontext(), log.call(payload, queue) if log else nullcontext():
             if options.profiler is not None and payload.get("profile"):
                 async with options.profiler.profile(payload):
-                    await self._chained(args, context, payload)
+                    await self._chained(context, payload)
             else:
-                await self._chained(args, context, payload)
+                await self._chained(context, payload)
 
-    async def _chained(self, args: list[Any], context: Context, payload: Payload) -> None:
+    async def _chained(self, context: Context, payload: Payload) -> None:
+        """Within the middleware, which may change the arguments: encryption does."""
         cls = self._resolve(context.type)
         plan = (cls and self._plans.get(cls)) or self._planned(cls, context)
         job = plan.make()
         job.jid = jid_of(context)
         chain = self._chain
         if not chain:
-            await self._performed(plan, job, args, context)
+            await self._performed(plan, job, payload["args"], context)
             return
-        await chain.invoke(job, payload, context.stream, lambda: self._performed(plan, job, args, context))
+        call = lambda: self._performed(plan, job, payload["args"], context)  # noqa: E731 read when it is called
+        await chain.invoke(call, job, payload, context.stream)
 
     async def _performed(self, plan: _Plan, job: Any, args: list[Any], context: Context) -> Any:
         tracker, plain, headers = self._tracker, plan.plain, context.headers
