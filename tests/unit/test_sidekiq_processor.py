@@ -641,8 +641,20 @@ async def test_executions_and_failures_are_tracked_by_what_people_call_the_job(t
     await shop.push(Fine)
     await shop.push(Fine, wrapped="Real")
     await shop.push(failing(OSError()))
-    await shop.push(failing(Skip), wrapped="Skips")
     async with shop.open():
-        await shop.outcomes(4)
+        await shop.outcomes(3)
     found = {name: (runs, failures) for name, (runs, failures, *_) in tracker._runs.items()}
-    assert {"Fine": (1, 0), "Real": (1, 0), "FailJob": (1, 1), "Skips": (1, 0)} == found
+    assert {"Fine": (1, 0), "Real": (1, 0), "FailJob": (1, 1)} == found
+
+
+async def test_what_ends_early_is_tracked_as_a_run(told: Told) -> None:
+    tracker = Tracker()
+    await Shop(told, tracker=tracker).outcome(failing(Skip))
+    assert {"FailJob": [1, 0]} == {name: numbers[:2] for name, numbers in tracker._runs.items()}
+
+
+async def test_a_failure_in_middleware_is_tracked(told: Told) -> None:
+    chain, tracker = Chain(), Tracker()
+    chain.add(Raising)
+    await Shop(told, tracker=tracker, chain=chain).outcome(failing(OSError()))
+    assert {"FailJob": [1, 1]} == {name: numbers[:2] for name, numbers in tracker._runs.items()}

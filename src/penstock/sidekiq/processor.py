@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -122,7 +122,8 @@ class Processor:
             plan = (cls and self._plans.get(cls)) or self._planned(cls, context)
             job = plan.make()
             job.jid = jid_of(context) if headers else context.id
-            await self._performed(plan, job, args, context)
+            running = job.perform(*args) if plan.plain else self._called(plan, job, args, context)
+            await (running if self._tracker is None else self._tracked(running, context))
         except BaseException as error:  # noqa: BLE001 whatever a job raises is a failure of it: a panic, an exit
             return await self._ended(error, args, context)
         return None
@@ -169,28 +170,24 @@ class Processor:
         job = plan.make()
         job.jid = jid_of(context)
         chain = self._chain
-        if not chain:
-            await self._performed(plan, job, payload["args"], context)
-            return
-        call = lambda: self._performed(plan, job, payload["args"], context)  # noqa: E731 read when it is called
-        await chain.invoke(call, job, payload, context.stream)
+        call = lambda: self._called(plan, job, payload["args"], context)  # noqa: E731 the arguments as they are by then
+        running = chain.invoke(call, job, payload, context.stream) if chain else call()
+        await (running if self._tracker is None else self._tracked(running, context))
 
-    async def _performed(self, plan: _Plan, job: Any, args: list[Any], context: Context) -> Any:
-        tracker, plain, headers = self._tracker, plan.plain, context.headers
-        if tracker is None:
-            return await (job.perform(*args) if plain else self._called(plan, job, args, context))
-        monotonic, name = self._monotonic, headers.get("wrapped") or context.type if headers else context.type
+    async def _tracked(self, running: Awaitable[Any], context: Context) -> None:
+        tracker, monotonic, headers = cast("TracksJobs", self._tracker), self._monotonic, context.headers
+        name = (headers.get("wrapped") or context.type) if headers else context.type
         began = monotonic()
         try:
-            result = await (job.perform(*args) if plain else self._called(plan, job, args, context))
+            await running
         except (Skip, Interrupted):
             tracker.ran(name, began, monotonic())
             raise
-        except BaseException:
-            tracker.failed(name)
+        except BaseException as error:
+            if context.timed_out or not isinstance(error, asyncio.CancelledError):  # what is given back is no failure
+                tracker.failed(name)
             raise
         tracker.ran(name, began, monotonic())
-        return result
 
     async def _called(self, plan: _Plan, job: Any, args: list[Any], context: Context) -> Any:
         if plan.iterable:
