@@ -7,6 +7,8 @@ daemon threads: the end of the process is their end, as it would be by a crash.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
@@ -19,6 +21,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Work: TypeAlias = "tuple[Future[Any], Callable[[], Any]] | None"  # None: no more will come
+
+
+def run_in(threads: Pool | None, call: Callable[[], T]) -> asyncio.Future[T]:
+    """Call it in one of the threads, ``None`` for the loop's own, with the context variables of here."""
+    return asyncio.get_running_loop().run_in_executor(threads, _called, contextvars.copy_context(), call)
+
+
+def _called(within: contextvars.Context, call: Callable[[], T]) -> T:
+    """Call it. No future can carry a ``StopIteration``: whoever waits for it would wait for ever."""
+    try:
+        return within.run(call)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration was raised in a thread") from error
 
 
 class Threads(Pool):

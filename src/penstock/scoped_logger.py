@@ -1,0 +1,39 @@
+"""Loggers whose level may be another within a block, for this task or thread alone: a job that asks for ``debug``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_level: ContextVar[int | None] = ContextVar("penstock_log_level", default=None)
+
+
+class ScopedLogger(logging.Logger):
+    """A logger that minds ``at_level``."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 logging's name
+        own = _level.get()
+        return super().isEnabledFor(level) if own is None else level >= own and not self.disabled
+
+
+@contextmanager
+def at_level(name: str) -> Generator[None]:
+    """Within the block scoped loggers have the level ``name``, such as ``debug``. Raises ``ValueError``."""
+    level = logging.getLevelNamesMapping().get(name.upper())
+    if level is None:
+        raise ValueError(f"a log level is one of debug, info, warn, error, fatal; got {name!r}")
+    token = _level.set(level)
+    try:
+        yield
+    finally:
+        _level.reset(token)
+
+
+def scoped_logger(name: str) -> logging.Logger:
+    """The logger ``name``, minding ``at_level`` from now on; one of somebody's own class stays as it is."""
+    logger = logging.getLogger(name)
+    if type(logger) is logging.Logger:
+        logger.__class__ = ScopedLogger  # whoever asked for it before has the same one
+    return logger
