@@ -170,7 +170,10 @@ class Processor:
         job = plan.make()
         job.jid = jid_of(context)
         chain = self._chain
-        call = lambda: self._called(plan, job, payload["args"], context)  # noqa: E731 the arguments as they are by then
+
+        async def call() -> Any:
+            return await self._called(plan, job, payload["args"], context)  # the arguments as they are by then
+
         running = chain.invoke(call, job, payload, context.stream) if chain else call()
         await (running if self._tracker is None else self._tracked(running, context))
 
