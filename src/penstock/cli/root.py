@@ -22,6 +22,7 @@ from .terminal import printable
 COMMANDS = {
     "demo": "demo:demo",
     "worker": "worker:worker",
+    "sidekiq": "sidekiq:sidekiq",
     "retry-daemon": "retry_daemon:retry_daemon",
     "stats": "stats:stats",
     "dlq": "dlq:dlq",

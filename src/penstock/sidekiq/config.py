@@ -11,21 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
+from ..app import open_broker
+from ..broker import Broker
 from ..checks import at_least_one, not_negative, one_of, positive
 from ..errors import ConfigurationError
 from ..queues import Queues
+from .chain import Chain
+from .handlers import DeathHandler, ErrorHandler
+from .job_logger import LogsJobs
+from .strict_args import StrictArgs
 
 Event: TypeAlias = Literal["startup", "quiet", "shutdown", "exit", "heartbeat", "beat"]
 EVENTS: tuple[Event, ...] = ("startup", "quiet", "shutdown", "exit", "heartbeat", "beat")
-ErrorHandler: TypeAlias = Callable[[BaseException, dict[str, Any]], object]
-DeathHandler: TypeAlias = Callable[[dict[str, Any], BaseException], object]
-StrictArgs: TypeAlias = Literal["raise", "warn", "none"]
 
 DEFAULT_URL = "redis://localhost:6379/0"
 # What a file may say beside the fields of Config; the rest is named in a warning
-_SPECIAL = frozenset(
-    {"queues", "capsules", "redis", "require", "verbose", "environment", "strict", "heartbeat_interval"}
-)
+_SPECIAL = frozenset({"queues", "capsules", "redis", "strict", "heartbeat_interval"})
 
 
 class Capsule:
@@ -74,7 +75,12 @@ class Config:
         self.backtrace_cleaner: Callable[[list[str]], list[str]] | None = None
         self.error_handlers: list[ErrorHandler] = []
         self.death_handlers: list[DeathHandler] = []
+        self.client_middleware = Chain()
+        self.server_middleware = Chain()
+        self.job_logger: LogsJobs | None = None
         self.events: dict[Event, list[Callable[[], Any]]] = {name: [] for name in EVENTS}
+        self.require: str | list[str] = []
+        self.verbose = False
         self.ignored: list[str] = []
 
     # --------------------------------------------------------------------------------------------------------- queues
@@ -146,8 +152,6 @@ class Config:
             self.queues = _list(name, value)
         elif name == "redis":
             self.url = str(value.get("url", "")) or None if isinstance(value, Mapping) else str(value)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        elif name == "environment":
-            self.environment = str(value)
         elif name == "capsules":
             for key, given in cast("Mapping[str, Mapping[str, Any]]", value).items():
                 options = {str(k).removeprefix(":"): v for k, v in given.items()}
@@ -176,6 +180,19 @@ class Config:
         here = Path.cwd()
         released = here.parent.name == "releases" and here.name.isdecimal()
         return (here.parent.parent if released else here).name
+
+
+def opened(config: Config) -> Broker[Any]:
+    """The broker that a configuration names, not connected yet."""
+    url = config.broker_url
+    if not url.startswith("sidekiq+"):
+        return open_broker(url)
+    return open_broker(
+        url,
+        timestamps=config.timestamps,
+        dead_max_jobs=config.dead_max_jobs,
+        dead_timeout=float(config.dead_timeout_in_seconds),
+    )
 
 
 def _list(name: str, value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..errors import ConfigurationError, MissingExtra
 
@@ -46,7 +46,7 @@ def load(path: Path, env: str) -> dict[str, Any]:
     settings = {name: value for name, value in everything.items() if name != env}
     section = everything.get(env)
     if isinstance(section, Mapping):
-        settings |= _mapping(cast("Mapping[Any, Any]", section), path)
+        settings |= _mapping(section, path)
     return settings
 
 
@@ -54,7 +54,8 @@ def _filled(text: str, path: Path) -> str:
     """The text with the environment's values in it."""
 
     def braces(match: re.Match[str]) -> str:
-        value = os.environ.get(match[1], match[2])
+        default: str | None = match[2]
+        value = os.environ.get(match[1], default)
         if value is None:
             raise ConfigurationError(f"{path} wants the environment variable {match[1]}, which is not set")
         return value
@@ -66,9 +67,10 @@ def _filled(text: str, path: Path) -> str:
                 f"{path} contains Ruby: <%{match[1][:60]}%>; only ENV['NAME'] and ENV.fetch('NAME', 'default') are known:"
                 " write ${NAME:-default}, or another file for this worker"
             )
-        name = found[2] or found[4]
-        value = os.environ.get(name, found[6])
-        if value is None and found[4]:
+        name: str = found[2] or found[4]
+        default: str | None = found[6]
+        value = os.environ.get(name, default)
+        if value is None and found[2] is None:
             raise ConfigurationError(f"{path} wants the environment variable {name}, which is not set")
         return value or ""
 
@@ -91,7 +93,7 @@ def _yaml(text: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise MissingExtra("YAML files need PyYAML: pip install 'penstock[yaml]'; or write JSON or TOML") from error
+        raise MissingExtra("PyYAML", "yaml") from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -103,7 +105,8 @@ def _mapping(value: Any, path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{path} should hold names and values, got {type(value).__name__}")
-    return {_name(str(key)): inner for key, inner in cast("Mapping[Any, Any]", value).items()}
+    items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return {_name(str(key)): inner for key, inner in items}
 
 
 def _name(key: str) -> str:

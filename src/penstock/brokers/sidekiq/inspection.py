@@ -18,7 +18,7 @@ from ...clock import Clock
 from ...message import Message
 from . import keys, processes
 from .options import SidekiqOptions
-from .processes import OnSignal, ProcessInfo, WorkEntry
+from .processes import OnBeat, OnSignal, ProcessInfo, WorkEntry
 from .scripts import PROMOTE
 from .wire import Fields, Malformed, jid_of, message_of, ours, parse, queue_of, renewed
 
@@ -33,6 +33,7 @@ class SidekiqInspection:
         self.about = ProcessInfo()
         self.work: Any = list[WorkEntry]
         self.on_signal: OnSignal | None = None
+        self.on_beat: OnBeat | None = None
 
     @property
     def url(self) -> str:
@@ -169,9 +170,11 @@ class SidekiqInspection:
 
     async def beat(self, presence: Presence, ttl: float) -> None:
         work = self.work()
-        signal = await processes.beat(self.client, presence, ttl, self.about, work, self._clock)
-        if signal is not None and self.on_signal is not None:
-            self.on_signal(signal)
+        told = await processes.beat(self.client, presence, ttl, self.about, work, self._clock)
+        if told.signal is not None and self.on_signal is not None:
+            self.on_signal(told.signal)
+        if self.on_beat is not None:
+            await self.on_beat(told.rtt_us, first=told.first)
 
     async def leave(self, identity: str) -> None:
         await processes.leave(self.client, identity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -40,20 +40,29 @@ class ProcessInfo(msgspec.Struct, kw_only=True):
     version: str = ""
 
 
+class Beaten(msgspec.Struct, frozen=True):
+    """What a beat brings: the round trip in microseconds, whether the process was unknown, what somebody asks for."""
+
+    rtt_us: int
+    first: bool
+    signal: str | None
+
+
+class OnBeat(Protocol):
+    """Called after each beat."""
+
+    async def __call__(self, rtt_us: int, *, first: bool) -> None: ...
+
+
 async def beat(
-    client: RedisClient,
-    presence: Presence,
-    ttl: float,
-    about: ProcessInfo,
-    work: Sequence[WorkEntry],
-    clock: Clock,
-) -> str | None:
-    """One heartbeat. Returns the name of a signal that somebody sent, if any."""
+    client: RedisClient, presence: Presence, ttl: float, about: ProcessInfo, work: Sequence[WorkEntry], clock: Clock
+) -> Beaten:
+    """One heartbeat."""
     identity, life = presence.identity, max(int(ttl * 1000), 1)
     began = clock.monotonic()
     await client.call("PING")
     rtt = int((clock.monotonic() - began) * 1_000_000)
-    commands: list[Command] = [("MULTI",), ("UNLINK", keys.work(identity))]
+    commands: list[Command] = [("EXISTS", identity), ("MULTI",), ("UNLINK", keys.work(identity))]
     if work:
         entries: list[Arg] = []
         for each in work:
@@ -74,7 +83,7 @@ async def beat(
         if isinstance(reply, Exception):
             raise reply
     signal = replies[-1]
-    return None if signal is None else signal.decode()
+    return Beaten(rtt, not replies[0], None if signal is None else signal.decode())
 
 
 async def leave(client: RedisClient, identity: str) -> None:

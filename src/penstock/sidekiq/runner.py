@@ -1,0 +1,302 @@
+"""A Sidekiq process: one consumer for each capsule, a worker around them, and what Ruby's pages want to know of it.
+
+start: ``startup`` handlers in order, one that fails ends it · beats: the process's hash, what it works on, metrics,
+leadership · quiet: no new jobs · stop: quiet, ``shutdown``, drain, give back the rest, last counts, ``exit``. All loops,
+leases and retries are the engine's; nothing here holds a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
+from typing import Any, Self
+
+from ..broker import Broker
+from ..brokers.sidekiq import SidekiqBroker
+from ..brokers.sidekiq.processes import ProcessInfo, WorkEntry
+from ..clock import SYSTEM_CLOCK, Clock
+from ..consumer import Consumer
+from ..executor import Limits
+from ..iterable import Iterations
+from ..job import JOBS
+from ..job_registry import Jobs
+from ..running import Options
+from ..signals import heeding
+from ..version import __version__
+from ..worker import Worker
+from .client import Client
+from .config import Capsule, Config, Event, opened
+from .handlers import Handlers
+from .iteration_store import RedisIterations
+from .job_logger import JobLogger
+from .job_payload import ArgsCodec
+from .leader import Leader
+from .metrics import Tracker
+from .processor import UNLIMITED, Processor, ProcessorOptions
+
+logger = logging.getLogger("penstock.sidekiq")
+
+MAX_CRASHES = 3  # processes that may die with a job before it is taken for the cause
+SLOW_RTT, SLOW_IN_A_ROW = 50_000, 5  # microseconds of one PING; beats
+
+Handler = Callable[[], Any]
+
+
+class Runner:
+    """Runs the jobs of a process. ``broker``: by default the one that the configuration names.
+
+    ``embedded``: within another program, which keeps its signals and cannot be told to stop through Redis. As a context
+    manager it starts and stops; ``run`` serves until a signal.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        jobs: Jobs[Any] = JOBS,
+        broker: Broker[Any] | None = None,
+        embedded: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        config.check()
+        jobs.check()
+        self.config, self._embedded, self._clock = config, embedded, clock
+        self.broker = opened(config) if broker is None else broker
+        self.client = Client(
+            self.broker,
+            middleware=config.client_middleware,
+            server_middleware=config.server_middleware,
+            strict_args=config.strict_args,
+            clock=clock,
+        ).install()
+        self._tracker = Tracker(clock=clock) if isinstance(self.broker, SidekiqBroker) else None
+        self._leader: Leader | None = None
+        self.processor = Processor(jobs, self._options())
+        self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
+        self.started = asyncio.Event()
+        self._down = asyncio.Event()
+        self._fired: set[Event] = set()
+        self._seen: dict[int, float] = {}
+        self._slow = 0
+        self._signals: set[asyncio.Task[None]] = set()
+        if isinstance(self.broker, SidekiqBroker):
+            self._join(self.broker)
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _options(self) -> ProcessorOptions:
+        config = self.config
+        broker = self.broker
+        store = RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else None
+        lines = not config.skip_default_job_logging
+        return ProcessorOptions(
+            chain=config.server_middleware,
+            handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
+            job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
+            tracker=self._tracker,
+            iterations=Iterations() if store is None else Iterations(store=store),
+            max_retries=config.max_retries,
+            timestamps=config.timestamps,
+            threads=config.total_concurrency,
+            clock=self._clock,
+        )
+
+    def _consumers(self) -> list[Consumer[Any]]:
+        return [each for capsule in self.config.capsules.values() for each in self._consumers_of(capsule)]
+
+    def _consumers_of(self, capsule: Capsule) -> list[Consumer[Any]]:
+        """One consumer for all queues of a capsule, or, where the broker cannot, one for each with a share of its slots."""
+        if self.broker.capabilities.several:
+            return [self._consumer(capsule.queues, capsule)]
+        share = -(-capsule.concurrency // len(capsule.queues.names))
+        return [self._consumer(name, capsule, share) for name in capsule.queues.names]
+
+    def _consumer(self, queues: Any, capsule: Capsule, slots: int | None = None) -> Consumer[Any]:
+        limits = Limits(max_crashes=MAX_CRASHES, max_body=256 * 1024 * 1024)
+        return Consumer(
+            self.broker,
+            queues,
+            list,
+            self.processor,
+            group=capsule.name,
+            concurrency=slots or capsule.concurrency,
+            codec=ArgsCodec(),
+            retry=UNLIMITED,
+            options=Options(limits=limits, refused=self.processor.refused),
+        )
+
+    def _join(self, broker: SidekiqBroker) -> None:
+        """Be a Sidekiq process among others."""
+        config = self.config
+        broker.about = ProcessInfo(
+            tag=config.process_tag(),
+            labels=config.labels,
+            capsules={name: capsule.facts() for name, capsule in config.capsules.items()},
+            embedded=self._embedded,
+            version=f"penstock {__version__}",
+        )
+        broker.work = self.work
+        broker.repush = self.client.repush
+        broker.on_beat = self._beaten
+        broker.on_signal = None if self._embedded else self._told
+        broker.clean_backtraces(config.backtrace_cleaner)
+        self._leader = Leader(broker.client, broker.identity)
+
+    def work(self) -> Sequence[WorkEntry]:
+        """What runs now."""
+        now, seen, found = self._clock.time(), dict[int, float](), list[WorkEntry]()
+        for consumer in self.worker.consumers:
+            for running in consumer.running:
+                for ident, context in list(running.ledger.contexts.items()):
+                    delivery = running.ledger.held.get(ident)
+                    if delivery is not None:
+                        began = seen[id(context)] = self._seen.get(id(context), now)
+                        raw = getattr(delivery.receipt, "raw", delivery.message.body)
+                        tid = _base36(id(context))
+                        found.append(WorkEntry(tid=tid, queue=delivery.source, payload=raw, run_at=began))
+        self._seen = seen
+        return found
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process is the leader of all, as of the last beat."""
+        return self._leader is not None and self._leader.leading
+
+    # ------------------------------------------------------------------------------------------------------------ life
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Call the ``startup`` handlers and begin. What one of them raises ends it."""
+        self._down.clear()
+        self._fired.clear()
+        for call in self.config.events["startup"]:
+            await _awaited(call())
+        await self.worker.start()
+        self.started.set()
+
+    async def run(self) -> None:
+        """Start, serve until a signal or ``shut_down``, stop."""
+        with heeding(self._actions()):
+            await self.start()
+            try:
+                await self._down.wait()
+            finally:
+                await self.stop()
+
+    def shut_down(self) -> None:
+        """Ask ``run`` to come to its end; the second time, to hurry."""
+        self._down.set()
+        self.worker.shut_down()
+
+    async def quiet(self) -> None:
+        """Take no new jobs; those that run go on, and the process stays."""
+        await self.worker.quiet()
+        await self._fire("quiet")
+
+    async def stop(self) -> bool:
+        """Quiet, then stop within the configured time; true if no job had to be given back unfinished."""
+        await self.quiet()
+        await self._fire("shutdown")
+        clean = await self.worker.stop()
+        self.processor.close()
+        await self._last_words()
+        await self._fire("exit")
+        return clean
+
+    async def _last_words(self) -> None:
+        """What has been counted since the last beat, and the leadership for somebody else."""
+        broker = self.broker
+        if not isinstance(broker, SidekiqBroker):
+            return
+        try:
+            if self._tracker is not None:
+                await self._tracker.flush(broker.client)
+            if self._leader is not None:
+                await self._leader.resign()
+        except Exception as error:  # noqa: BLE001 a stop goes on, whatever Redis says
+            logger.warning("the last metrics could not be written: %s", error)
+        finally:
+            await broker.close()
+
+    def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
+        quiet = self._quiet_soon
+        return {
+            signal.SIGTERM: self.shut_down,
+            signal.SIGINT: self.shut_down,
+            signal.SIGTSTP: quiet,
+            signal.SIGUSR1: quiet,
+        }
+
+    def _quiet_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.quiet())
+        self._signals.add(task)
+        task.add_done_callback(self._signals.discard)
+
+    def _told(self, name: str) -> None:
+        """Somebody asks through Redis."""
+        actions: dict[str, Callable[[], object]] = {"TSTP": self._quiet_soon, "TERM": self.shut_down}
+        if name in actions:
+            logger.info("told by another process: %s", name)
+            actions[name]()
+        else:
+            signal.raise_signal(signal.SIGTTIN)
+
+    # ----------------------------------------------------------------------------------------------------------- beats
+
+    async def _beaten(self, rtt_us: int, *, first: bool) -> None:
+        """After each heartbeat; ``first``: the process was not known, or not any more."""
+        broker = self.broker
+        assert isinstance(broker, SidekiqBroker)  # noqa: S101 nobody else calls it
+        self._watch(rtt_us)
+        if self._leader is not None:
+            await self._leader.campaign()
+        if self._tracker is not None:
+            await self._tracker.flush(broker.client)
+        if first:
+            self._fired.discard("heartbeat")
+            await self._fire("heartbeat")
+        self._fired.discard("beat")
+        await self._fire("beat")
+
+    def _watch(self, rtt_us: int) -> None:
+        self._slow = self._slow + 1 if rtt_us > SLOW_RTT else 0
+        if self._slow >= SLOW_IN_A_ROW:
+            self._slow = 0
+            text = "Redis answers slowly: the last %d PINGs took more than %d ms each; is this process or Redis short of CPU?"
+            logger.warning(text, SLOW_IN_A_ROW, SLOW_RTT // 1000)
+
+    async def _fire(self, event: Event) -> None:
+        """Call the handlers of an event, the last first, once; one that fails is reported."""
+        if event in self._fired:
+            return
+        self._fired.add(event)
+        for call in reversed(self.config.events[event]):
+            try:
+                await _awaited(call())
+            except Exception as error:  # noqa: BLE001 a handler of the user's may raise anything
+                await self.processor.options.handlers.report(
+                    error, {"context": "Exception during Sidekiq lifecycle event.", "event": event}
+                )
+
+
+async def _awaited(answer: Any) -> None:
+    if isawaitable(answer):
+        await answer
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    text = ""
+    while number:
+        number, rest = divmod(number, 36)
+        text = digits[rest] + text
+    return text[-6:] or "0"

@@ -1,0 +1,175 @@
+"""A Sidekiq process from start to stop: events, capsules, what Ruby's pages see, what they may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from penstock.errors import ConfigurationError
+from penstock.job import Job
+from penstock.job_registry import Jobs
+from penstock.sidekiq.config import Config
+from penstock.sidekiq.runner import Runner
+from tests.servers.redis_server import Server
+
+PATIENCE = 15.0
+
+
+class Desk:
+    """A registry of jobs of its own, and what ran."""
+
+    def __init__(self) -> None:
+        self.jobs: Jobs[Any] = Jobs()
+        self.ran: list[Any] = []
+        self.gate = asyncio.Event()
+        desk = self
+
+        class Note(Job, abstract=True):
+            async def perform(self, *args: Any) -> None:
+                desk.ran.append(args)
+
+        class Wait(Job, abstract=True):
+            async def perform(self) -> None:
+                desk.ran.append("waiting")
+                await desk.gate.wait()
+
+        class Fail(Job, abstract=True, retry=0):
+            async def perform(self) -> None:
+                raise ValueError("no")
+
+        for cls in (Note, Wait, Fail):
+            self.jobs.add(cls, cls.__name__)
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def config(redis_server: Server) -> Config:
+    redis_server.flush()
+    config = Config()
+    config.url = redis_server.url
+    return config
+
+
+def push(server: Server, queue: str, name: str, *args: Any) -> None:
+    job = {"class": name, "args": list(args), "jid": f"{name}-{queue}", "queue": queue, "retry": True}
+    server.call("LPUSH", f"queue:{queue}", json.dumps(job, separators=(",", ":")))
+    server.call("SADD", "queues", queue)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_capsules_run_their_queues_and_the_process_is_seen(config: Config, desk: Desk, redis_server: Server):
+    config.queues = ["critical,3", "default,1"]
+    config.capsule("slow", concurrency=1, queues=["reports"])
+    config.tag, config.labels = "shop", ["blue"]
+    for queue in ("critical", "default", "reports"):
+        push(redis_server, queue, "Note", queue)
+    push(redis_server, "reports", "Wait")
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: len(desk.ran) == 4)
+        assert {("critical",), ("default",), ("reports",), "waiting"} == set(desk.ran)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        facts = redis_server.call("HGETALL", identity)
+        info = json.loads(facts[b"info"])
+        assert ("shop", ["blue"], 6) == (info["tag"], info["labels"], int(facts[b"concurrency"]))
+        assert {"concurrency": 1, "mode": "strict", "weights": {"reports": 0}} == info["capsules"]["slow"]
+        assert {"concurrency": 5, "mode": "weighted", "weights": {"critical": 3, "default": 1}} == info["capsules"][
+            "default"
+        ]
+        assert (b"1", b"false") == (facts[b"busy"], facts[b"quiet"])
+        (work,) = redis_server.call("HVALS", identity + b":work")
+        assert ("reports", "Wait") == ((entry := json.loads(work))["queue"], json.loads(entry["payload"])["class"])
+        assert identity == redis_server.call("GET", "dear-leader")
+        desk.gate.set()
+    assert b"4" == redis_server.call("GET", "stat:processed")
+    assert [] == [*redis_server.call("SMEMBERS", "processes"), *redis_server.call("KEYS", "pq:inflight:*")]
+    assert redis_server.call("GET", "dear-leader") is None
+
+
+async def test_events_come_once_and_in_order(config: Config, desk: Desk):
+    told: list[str] = []
+    for name in ("startup", "quiet", "shutdown", "exit", "heartbeat"):
+        for number in (1, 2):
+            config.on(name, lambda text=f"{name} {number}": told.append(text))  # type: ignore[misc, arg-type]
+
+    async def fail() -> None:
+        raise ValueError("a handler of the user's")
+
+    config.on("quiet", fail)
+    errors: list[Any] = []
+    config.error_handlers.append(lambda error, context: errors.append((str(error), context["event"])))
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: "heartbeat 1" in told)
+        await runner.quiet()
+        await runner.quiet()
+    assert [
+        *("startup 1", "startup 2", "heartbeat 2", "heartbeat 1", "quiet 2", "quiet 1"),
+        *("shutdown 2", "shutdown 1", "exit 2", "exit 1"),
+    ] == told
+    assert [("a handler of the user's", "quiet")] == errors
+
+
+async def test_what_fails_at_the_start_ends_it(config: Config, desk: Desk):
+    def fail() -> None:
+        raise ValueError("no database")
+
+    config.on("startup", fail)
+    with pytest.raises(ValueError, match="no database"):
+        await Runner(config, jobs=desk.jobs).start()
+
+
+async def test_a_process_is_quieted_and_stopped_through_redis(config: Config, desk: Desk, redis_server: Server):
+    runner = Runner(config, jobs=desk.jobs)
+    running = asyncio.create_task(runner.run())
+    await until(lambda: redis_server.call("SMEMBERS", "processes"))
+    (identity,) = redis_server.call("SMEMBERS", "processes")
+    redis_server.call("LPUSH", identity + b"-signals", "TSTP")
+    await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+    await until(lambda: not runner.worker.ready)
+    push(redis_server, "default", "Note", 1)
+    redis_server.call("LPUSH", identity + b"-signals", "TERM")
+    await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+    await asyncio.wait_for(running, PATIENCE)
+    assert ([], 1) == (desk.ran, redis_server.call("LLEN", "queue:default"))
+
+
+async def test_a_stop_gives_unfinished_jobs_back_uncounted(config: Config, desk: Desk, redis_server: Server):
+    config.timeout = 0.1
+    push(redis_server, "default", "Wait")
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert (1, None) == (redis_server.call("LLEN", "queue:default"), redis_server.call("GET", "stat:processed"))
+    assert 0 == redis_server.call("EXISTS", "pq:recovered")
+
+
+async def test_the_same_jobs_run_on_any_broker(desk: Desk):
+    config = Config()
+    config.url, config.queues = "memory://", ["a", "b"]
+    runner = Runner(config, jobs=desk.jobs)
+    await runner.client.push({"class": "Note", "args": [1], "queue": "a"})
+    await runner.client.push({"class": "Note", "args": [2], "queue": "b"})
+    async with runner:
+        await until(lambda: len(desk.ran) == 2)
+    assert [(1,), (2,)] == sorted(desk.ran)
+
+
+async def test_two_classes_of_one_name_stop_a_worker_before_it_takes_a_job(config: Config, desk: Desk):
+    class Other(Job, abstract=True):
+        async def perform(self) -> None: ...
+
+    desk.jobs._classes["Note"].append(Other)
+    with pytest.raises(ConfigurationError, match="Note"):
+        Runner(config, jobs=desk.jobs)
