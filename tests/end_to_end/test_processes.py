@@ -205,6 +205,20 @@ async def test_children_of_a_killed_supervisor_drain_and_end(sqlite_url: str, su
     assert 0 == (await fleet.until_empty()).size
 
 
+async def test_children_that_were_starting_when_their_supervisor_was_killed_do_not_live_on(
+    sqlite_url: str, supervise: Supervise, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    waiting = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    (tmp_path / "waiting_jobs.py").write_text(waiting + "from supervised_jobs import worker\n")
+    supervised = supervise(sqlite_url, "--processes", "2", module="waiting_jobs")
+    await supervised.until(lambda: len(supervised.started) == 2)
+    supervised.kill()
+    gate.touch()
+    await supervised.until(lambda: supervised.children == [], 15.0)
+    assert 2 == supervised.count("the supervisor is gone")
+
+
 async def test_a_child_is_recycled_after_its_jobs_and_no_metric_goes_back(main_url: str, supervise: Supervise) -> None:
     supervised = supervise(main_url, "--processes", "2", "--max-jobs", "50", *METRICS, concurrency=2)
     fleet = supervised.fleet
