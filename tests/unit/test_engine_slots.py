@@ -33,14 +33,19 @@ def delivery(number: int, count: int = 1) -> Delivery[int]:
 class House:
     """Slots over a ledger, with a handler that counts who is in."""
 
-    def __init__(self, handler: Callable[[int], Awaitable[Outcome | None]], *listeners: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[int], Awaitable[Outcome | None]],
+        *listeners: Callable[[Any], None],
+        codec: JsonCodec | None = None,
+    ) -> None:
         self.ledger = Ledger(5)
         self.inside: set[int] = set()
         self.most = 0
         self.began: list[int] = []
         self._handler = handler
         registry = Registry()
-        registry.add(self._handle, JsonCodec(dict))
+        registry.add(self._handle, codec or JsonCodec(dict))
         clock = ManualClock()
         executor = Executor(registry=registry, policy=RetryPolicy(max_attempts=5), identity="w", clock=clock)
         self.slots = Slots(self.ledger, executor, CONCURRENCY, clock, Telemetry(*listeners))
@@ -246,3 +251,26 @@ async def test_listeners_hear_of_each_start_and_end_and_a_broken_one_disturbs_no
         await made.until(lambda: len(events) == 6)
     assert [type(event) for event in events] == [Started, Finished] * 3
     assert [event.outcome for event in events if isinstance(event, Finished)] == ["ack", "retry", "ack"]
+
+
+async def test_a_codec_that_panics_costs_its_message_and_not_the_slot() -> None:
+    class Panic(BaseException):
+        """As bindings to other languages raise it: no Exception."""
+
+    class Panicky(JsonCodec):
+        def decode(self, body: bytes) -> Any:
+            payload = super().decode(body)
+            if payload["number"] == 0:
+                raise Panic
+            return payload
+
+    async def handler(number: int) -> None: ...
+
+    made = House(handler, codec=Panicky(dict))
+    made.slots.start()
+    made.add(*map(delivery, range(10)))
+    await made.until(lambda: len(made.ledger.finished) == 10)
+    await made.slots.stop()
+    outcome = made.outcomes()["0"]
+    assert isinstance(outcome, DeadLetter)
+    assert ("undecodable", list(range(1, 10))) == (outcome.reason, sorted(made.began))
