@@ -117,8 +117,6 @@ class Executor:
                 return refusal or Release(UNKNOWN_TYPE_PAUSE)
         try:
             payload = route.codec.decode(message.body)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:  # noqa: BLE001 a codec of the user's may raise anything
             return _undecoded(error)
         enter(context)
@@ -151,8 +149,6 @@ class Executor:
             return refusal or Release(UNKNOWN_TYPE_PAUSE)
         try:
             return route, route.codec.decode(message.body)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:  # noqa: BLE001 a codec of the user's may raise anything
             return _undecoded(error)
 
@@ -253,6 +249,8 @@ class Executor:
 
 
 def _undecoded(error: BaseException) -> DeadLetter:
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error
     return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
 
 
