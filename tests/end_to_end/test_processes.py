@@ -154,6 +154,29 @@ async def test_a_reload_into_a_broken_program_keeps_the_old_processes_at_work(
     assert await supervised.exited(15.0) == 0
 
 
+async def test_a_reload_that_is_asked_for_while_another_one_is_failing_is_done(
+    sqlite_url: str, supervise: Supervise, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    supervised = supervise(sqlite_url, "--processes", "2")
+    await supervised.until_ready(2)
+    before = supervised.children
+    working = (supervised.directory / "supervised_jobs.py").read_text()
+    mark = f"import pathlib, time\npathlib.Path({str(tmp_path / 'read')!r}).touch()\n"
+    waiting = f"while not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    supervised.write(mark + waiting + "raise RuntimeError('half a deploy')")
+    supervised.signal(signal.SIGHUP)
+    await supervised.until((tmp_path / "read").exists)
+    supervised.write(working)
+    supervised.signal(signal.SIGHUP)
+    await supervised.until(lambda: supervised.count("reload asked for again"))
+    gate.touch()
+    await supervised.until(lambda: supervised.count("reload done"))
+    assert "half a deploy" in supervised.log
+    assert set(before) & set(supervised.children) == set()
+    assert 2 == len(supervised.children)
+
+
 async def test_sigterm_during_a_reload_does_not_hurry_what_drains_already(
     sqlite_url: str, supervise: Supervise
 ) -> None:

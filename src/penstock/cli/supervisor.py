@@ -245,7 +245,10 @@ class Supervisor:
         reloading()
         logger.info("reload: replacing %d processes, one after the other", len(self._slots))
         while found := [(s, s.process) for s in self._slots if s.process and s.process.generation < self._generation]:
+            wanted = self._generation
             if not await self._replace(*found[0], "reload"):
+                if self._generation != wanted:  # another reload was asked for: what failed may have been mended
+                    continue
                 logger.error("reload given up: %d processes of before stay", len(found))
                 notify("READY=1", f"STATUS=reload given up: {len(found)} processes of before stay")
                 break
@@ -308,7 +311,9 @@ class Supervisor:
         for slot in self._slots:
             slot.failures = 0
             slot.wake.set()
-        if not self._rolling:
+        if self._rolling:
+            logger.info("reload asked for again")
+        else:
             self._rolling = True
             self._tasks.spawn(self._roll())
 
