@@ -296,6 +296,7 @@ class Running:
             self._intake_task.cancel()
             await asyncio.gather(self._intake_task, return_exceptions=True)
             self._intake_task = None
+            self.intake.halted()
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """See ``Consumer.stop``."""

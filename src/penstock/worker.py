@@ -138,8 +138,10 @@ class Worker:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
         with heeding(self._actions()):  # from the first fetch on, none of them may end the process by itself
             await self.start()
-            await self._wanted_down.wait()
-            await self.stop()
+            try:
+                await self._wanted_down.wait()
+            finally:  # who cancels it wants it down too
+                await self.stop()
 
     def shut_down(self) -> None:
         """Ask ``run`` to come to its end; the second time, to hurry. Safe in a signal handler of the loop."""

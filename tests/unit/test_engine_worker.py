@@ -202,6 +202,18 @@ async def test_run_serves_until_asked_to_shut_down() -> None:
     assert not worker.consumers[0].running
 
 
+async def test_a_run_that_is_cancelled_stops_the_worker() -> None:
+    worker = Worker(consumer(MemoryBroker()))
+    async with asyncio.timeout(10):
+        serving = asyncio.create_task(worker.run())
+        while not worker.ready:
+            await asyncio.sleep(0.001)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    assert not worker.consumers[0].running
+
+
 def test_nonsense_is_refused_before_any_io() -> None:
     broker = MemoryBroker()
     with pytest.raises(ConfigurationError, match="at least one consumer"):
