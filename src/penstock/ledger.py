@@ -159,7 +159,8 @@ class Ledger:
     def give_back(self) -> None:
         """Give back everything that no slot has taken yet."""
         self.closed = True
-        self.release_unstarted([*self.waiting, *self.suspects])
+        while self.waiting or self.suspects:  # giving one back may have made it another's turn
+            self.release_unstarted([*self.waiting, *self.suspects])
 
     def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Give back those of ``deliveries`` that no slot has taken yet."""

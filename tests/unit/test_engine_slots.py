@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -274,3 +275,20 @@ async def test_a_codec_that_panics_costs_its_message_and_not_the_slot() -> None:
     outcome = made.outcomes()["0"]
     assert isinstance(outcome, DeadLetter)
     assert ("undecodable", list(range(1, 10))) == (outcome.reason, sorted(made.began))
+
+
+async def test_a_handler_that_ends_in_peace_when_it_is_cancelled_does_not_hold_up_the_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(number: int) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    made = House(handler)
+    made.slots.start()
+    made.add(delivery(1))
+    await made.until(lambda: made.inside == {1})
+    async with asyncio.timeout(4):
+        await made.slots.stop()
+    assert {"1": ACK} == made.outcomes()
+    assert caplog.records == []
