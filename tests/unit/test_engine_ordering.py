@@ -34,7 +34,6 @@ from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import ConfigurationError
 from penstock.message import Delivery, Message
 from penstock.ordering import OrderedLedger
-from penstock.outcome import Release
 from penstock.telemetry import Telemetry
 from penstock.testing import VirtualClock, run_virtual
 
