@@ -169,7 +169,7 @@ async def test_a_reload_that_is_asked_for_while_another_one_is_failing_is_done(
     await supervised.until((tmp_path / "read").exists)
     supervised.write(working)
     supervised.signal(signal.SIGHUP)
-    await supervised.until(lambda: supervised.count("reload asked for again"))
+    await supervised.until(lambda: supervised.count("reload: replacing") == 2)
     gate.touch()
     await supervised.until(lambda: supervised.count("reload done"))
     assert "half a deploy" in supervised.log
