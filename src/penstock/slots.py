@@ -37,10 +37,12 @@ class Slots:
         self._idle: list[asyncio.Future[None]] = []
         self._suspect: Delivery[Any] | None = None
         self._waking = self._yielding = 0
+        self._stopped = False
         self.running = 0
 
     def start(self) -> None:
         """Start the tasks."""
+        self._stopped = False
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{n}") for n in range(self._concurrency)]
 
     def wake(self) -> None:
@@ -54,6 +56,7 @@ class Slots:
 
     async def stop(self) -> None:
         """Cancel whatever runs and wait until it has ended; what was running is released."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -101,6 +104,8 @@ class Slots:
                 await self._yield()
 
     async def _rest(self) -> None:
+        if self._stopped:  # its handler came to an end on the cancellation, as if it had been its own
+            raise asyncio.CancelledError
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(future)
         try:

@@ -11,8 +11,8 @@ import pytest
 
 from penstock import Consumer, Context, Inspector, Producer, RetryPolicy, Send, Worker
 from penstock.brokers.memory import MemoryBroker, MemorySystem
-from penstock.errors import AccessDenied, UnsupportedFeature
-from penstock.telemetry import Telemetry
+from penstock.errors import AccessDenied, ConnectionFailed, UnsupportedFeature
+from penstock.telemetry import Outage, Telemetry
 from penstock.testing import VirtualClock, run_virtual
 
 
@@ -25,11 +25,12 @@ class House:
         self.broker = kind(self.system, identity="w")
         self.producer = Producer(MemoryBroker(self.system, identity="p"), "s", dict, clock=self.clock)
         self.began: list[int] = []
+        self.telemetry = Telemetry()
         self.consumer = Consumer(
             self.broker, "s", dict, self.handle, **{"concurrency": 2, "retry": RetryPolicy(backoff=5.0), **terms}
         )
         self.worker = Worker(
-            self.consumer, lease_thread=False, clock=self.clock, dice=random.Random(1), telemetry=Telemetry()
+            self.consumer, lease_thread=False, clock=self.clock, dice=random.Random(1), telemetry=self.telemetry
         )
 
     async def handle(self, job: dict[str, Any], context: Context) -> None:
@@ -118,6 +119,33 @@ async def test_a_paused_worker_stops_and_a_quiet_one_does_not_go_on() -> None:
         await made.send(1)
         await asyncio.sleep(10)
         assert made.began == []
+
+
+@virtual
+async def test_an_outage_does_not_outlast_the_intake_that_was_paused_in_it() -> None:
+    class Cut(MemoryBroker):
+        cut = True
+
+        async def fetch(self, subscription: Any, limit: int, wait: float) -> Any:
+            if limit and self.cut:
+                raise ConnectionFailed("cut")
+            return await super().fetch(subscription, limit, wait)
+
+    made = House(kind=Cut)
+    events = list[Outage]()
+    made.telemetry.subscribe(lambda event: events.append(event) if isinstance(event, Outage) else None)
+    async with made.worker:
+        await asyncio.sleep(1)
+        assert not made.worker.ready
+        await made.consumer.pause()
+        assert made.worker.ready
+        await made.consumer.resume()
+        await asyncio.sleep(1)
+        assert not made.worker.ready
+        Cut.cut = False
+        await asyncio.sleep(20)
+        assert made.worker.ready
+    assert [False, True, False, True] == [event.ended for event in events]
 
 
 @virtual

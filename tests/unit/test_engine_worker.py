@@ -179,6 +179,18 @@ async def test_a_signal_during_the_start_stops_the_worker_in_an_orderly_way() ->
     assert (await broker.stats("s")).size == 0
 
 
+async def test_who_asks_it_to_shut_down_before_the_first_step_of_its_start_is_heard() -> None:
+    worker = Worker(consumer(MemoryBroker()))
+
+    async def hasty() -> None:
+        worker.shut_down()
+
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(hasty())
+        await worker.run()
+        await first
+
+
 async def test_run_serves_until_asked_to_shut_down() -> None:
     worker = Worker(consumer(MemoryBroker()))
     async with asyncio.timeout(10):
@@ -187,6 +199,18 @@ async def test_run_serves_until_asked_to_shut_down() -> None:
             await asyncio.sleep(0.001)
         worker.shut_down()
         await serving
+    assert not worker.consumers[0].running
+
+
+async def test_a_run_that_is_cancelled_stops_the_worker() -> None:
+    worker = Worker(consumer(MemoryBroker()))
+    async with asyncio.timeout(10):
+        serving = asyncio.create_task(worker.run())
+        while not worker.ready:
+            await asyncio.sleep(0.001)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
     assert not worker.consumers[0].running
 
 
