@@ -17,7 +17,7 @@ import msgspec
 
 from .batching import Batcher
 from .broker import Broker, Outgoing
-from .checks import positive
+from .checks import finite, positive
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
@@ -261,8 +261,7 @@ class Producer(Generic[T]):
 
 def _finite(name: str, seconds: float) -> None:
     positive(f"{name}, in seconds,", seconds)
-    if math.isinf(seconds):
-        raise ConfigurationError(f"{name} is a number of seconds; leave it out for none, got {seconds}")
+    finite(name, seconds)
 
 
 async def _take_back(cache: ForgetfulCache, slot: str) -> None:
