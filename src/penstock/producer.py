@@ -134,8 +134,9 @@ class Producer(Generic[T]):
         """Send one message, to be delivered after ``delay`` seconds; its id.
 
         ``key``: idempotency key, carried along in any case. ``timeout``: seconds that one execution may take, if the
-        consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises ``EncodeError``, ``ValidationError``,
-        ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
+        consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises
+        ``EncodeError``, ``ValidationError``, ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``,
+        ``AccessDenied``, ``BrokerError`` after.
         """
         await self.broker.open()
         if headers or timeout is not None or expires is not None or self._expires is not None:
