@@ -175,6 +175,19 @@ class LeaseTests(Harness):
         assert [late] == list(await broker.extend([late], self.lease))
         assert await self.settle(other, taken, Ack())
 
+    async def test_who_lost_the_lease_does_not_get_it_back_by_extending(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        await self.send(broker, source, message())
+        late = await self.one(broker, subscription)
+        await self.lapse(self.lease * 1.5)
+        other = await self.another()
+        (taken,) = await self.reclaim(other, subscription)
+        assert [late] == list(await broker.extend([late], self.lease))
+        assert not await self.settle(broker, late, Ack())
+        assert [] == list(await other.extend([taken], self.lease))
+        assert await self.settle(other, taken, Ack())
+
     async def test_a_late_refusal_leaves_no_trace(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
