@@ -15,7 +15,10 @@ import redis
 
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
-from penstock.brokers.redis_streams.settling import Native
+from penstock.brokers.redis_streams.options import Keys, Receipt
+from penstock.brokers.redis_streams.reading import Membership
+from penstock.brokers.redis_streams.settling import Batch, Native
+from penstock.clients.redis import Script
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError
 from penstock.message import Delivery, Message
 from penstock.outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -522,8 +525,28 @@ class _Modern:
         self.commands.append(command)
         return self.reply
 
+    async def run(self, script: Script, keys: Any, args: Any) -> Any:
+        self.commands.append((script.name, args[2]))
+        return [], b"", []
+
 
 async def test_a_server_with_xackdel_acks_and_deletes_in_one_command():
     client: Any = _Modern([1, -1, 2])  # deleted, not leased, needed by another group
     assert ["2-0"] == await Native().ack(client, "s", "g", ["1-0", "2-0", "3-0"])
     assert [("XACKDEL", "s", "g", "ACKED", "IDS", 3, "1-0", "2-0", "3-0")] == client.commands
+
+
+@pytest.mark.parametrize(
+    ("now", "sent"), [(9.9, ("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")), (10.0, ("settle", 1))]
+)
+async def test_an_ack_that_may_be_late_is_checked_whatever_the_server_knows(now: float, sent: tuple[Any, ...]):
+    """XACKDEL asks nobody whose lease it is."""
+    client: Any = _Modern([1])
+    member, receipt = Membership(SUB, Keys()), Receipt(deadline=10.0)
+    member.held["1-0"] = receipt
+    message = Message(id="1-0", type="t", body=b"1")
+    delivery = Delivery(message=message, source="s", group="g", receipt=receipt, count=1)
+    batch = Batch(member, "owner", 0.0)
+    assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
+    assert [] == await batch.apply(client, Native(), keep=False, monotonic=now)
+    assert [sent] == client.commands
