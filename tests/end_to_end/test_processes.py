@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -262,6 +264,19 @@ async def test_a_child_is_recycled_after_its_jobs_and_no_metric_goes_back(main_u
     assert {number: starts for number, starts in fleet.executions().items() if len(starts) > 1} == {}
 
 
+async def test_children_that_are_due_together_are_recycled_one_at_a_time(sqlite_url: str, supervise: Supervise) -> None:
+    supervised = supervise(sqlite_url, "--processes", "3", "--max-jobs", "1", concurrency=1)
+    await supervised.until_ready(3)
+    first = supervised.children
+    await supervised.fleet.send(*(Job(n, "sleep", 0.3) for n in range(1, 10)))
+    await supervised.until(lambda: not set(first) & set(supervised.children))
+    log = supervised.log
+    replaced = re.findall(r"replacing process (\d+) \(jobs\)", log)
+    assert set(map(str, first)) <= set(replaced)
+    for before, after in itertools.pairwise(replaced):
+        assert log.index(f"[{before}] penstock: worker stopped") < log.index(f"replacing process {after} ")
+
+
 async def test_a_child_that_takes_too_much_memory_is_recycled_once_it_has_worked(
     sqlite_url: str, supervise: Supervise
 ) -> None:
@@ -331,6 +346,8 @@ async def test_a_quiet_fleet_takes_nothing_new_until_a_reload(sqlite_url: str, s
     await fleet.send(Job(1))
     os.kill(supervised.children[0], signal.SIGKILL)
     await supervised.until(lambda: supervised.count("was killed by SIGKILL"))
+    supervised.signal(signal.SIGTTIN)
+    await supervised.until(lambda: supervised.count("child 1: no process"))  # nobody comes in its place
     supervised.signal(signal.SIGHUP)
     await finished(fleet, 1)
     await supervised.until_value("penstock_children_ready", 2.0)

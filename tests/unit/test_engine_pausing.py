@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from penstock import Consumer, Context, Inspector, Producer, RetryPolicy, Send, Worker
+from penstock import Claim, Consumer, Context, Inspector, Producer, RetryPolicy, Send, Worker
+from penstock.broker import Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import AccessDenied, ConnectionFailed, UnsupportedFeature
 from penstock.telemetry import Outage, Telemetry
@@ -73,6 +74,34 @@ async def test_a_paused_consumer_finishes_what_runs_and_gives_back_the_rest() ->
         assert sorted(made.began) == list(range(10))
         assert made.consumer.counters.acked == 10
         assert made.worker.presence(made.broker).paused == ()
+
+
+@virtual
+async def test_a_paused_consumer_takes_nothing_over_from_the_dead() -> None:
+    made = House(claim=Claim(min_idle=2.0, interval=0.5))
+    await made.consumer.pause()
+    async with made.worker:
+        await made.send(1)
+        dead = MemoryBroker(made.system, identity="dead")
+        assert len(await dead.fetch(Subscription(source="s", lease=2.0), 1, 0.0)) == 1
+        await asyncio.sleep(10)
+        assert (made.began, made.consumer.counters.reclaimed) == ([], 0)
+        await made.consumer.resume()
+        await asyncio.sleep(1)
+        assert (made.began, made.consumer.counters.reclaimed) == ([1], 1)
+
+
+@virtual
+async def test_what_one_broker_has_paused_goes_on_at_another() -> None:
+    one, two = House(), House()
+    worker = Worker(one.consumer, two.consumer, lease_thread=False, clock=one.clock, telemetry=Telemetry())
+    await one.broker.open()
+    await one.broker.pause("s")
+    async with worker:
+        await one.send(1)
+        await two.send(2)
+        await asyncio.sleep(10)
+        assert (one.began, two.began) == ([], [2])
 
 
 @virtual
@@ -163,7 +192,12 @@ async def test_an_ordered_consumer_goes_on_where_it_was() -> None:
         assert made.consumer.counters.acked == 3
         (running,) = made.consumer.running
         assert running.ledger.aside == 0
-    assert sorted(made.began) == [1, 1, 2, 3]
+        assert sorted(made.began) == [1, 1, 2, 3]
+        made.began.clear()
+        await made.send(4, fails=True)
+        await made.send(5)
+        await asyncio.sleep(20)
+        assert made.began == [4, 4, 5]  # retries keep their turn as they did before
 
 
 @virtual

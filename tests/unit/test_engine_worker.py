@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from penstock import Claim, Consumer, Producer, RetryPolicy, Worker
+from penstock import Claim, Consumer, Context, Producer, RetryPolicy, Worker
 from penstock.broker import Broker, Presence, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import AccessDenied, ConfigurationError, ConnectionFailed
@@ -255,3 +256,24 @@ async def test_a_lease_that_the_keeper_lost_is_told_to_the_handler_and_its_outco
         while not counters.lost:
             await asyncio.sleep(0.001)
         assert counters.acked == 0
+
+
+async def test_a_handler_that_blocks_the_loop_hears_of_its_lost_lease_all_the_same() -> None:
+    """The lease keeper's own thread tells its context: nobody else could."""
+    system, told = MemorySystem(), list[bool]()
+    broker = MemoryBroker(system, identity="w")
+
+    async def handle(payload: dict[str, Any], context: Context) -> None:
+        system.streams["s"].groups["default"].leased.clear()  # another worker has taken it, and settled it
+        until = time.monotonic() + 20.0
+        while not context.lease_lost and time.monotonic() < until:
+            time.sleep(0.005)
+        told.append(context.lease_lost)
+
+    blocking = Consumer(broker, "s", dict, handle, claim=Claim(min_idle=0.4))
+    await Producer(broker, "s", dict).send({})
+    async with Worker(blocking), asyncio.timeout(30):
+        while not told or not blocking.counters.lost:
+            await asyncio.sleep(0.001)
+    assert told == [True]
+    assert (blocking.counters.lost, blocking.counters.acked) == (1, 0)

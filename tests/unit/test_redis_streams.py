@@ -15,7 +15,10 @@ import redis
 
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
-from penstock.brokers.redis_streams.settling import Native
+from penstock.brokers.redis_streams.options import Keys, Receipt
+from penstock.brokers.redis_streams.reading import Membership
+from penstock.brokers.redis_streams.settling import Batch, Native
+from penstock.clients.redis import Script
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError
 from penstock.message import Delivery, Message
 from penstock.outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -346,21 +349,27 @@ async def test_a_fork_lives_in_another_thread(broker: RedisStreamsBroker):
 
 
 async def test_dead_owners_that_hold_nothing_are_forgotten(make: Make, shared_server: Server):
-    broker = make(owner_gone_after=0.05)
+    """Those who were heard of lately stay, and so does the one who asks, however long it has been idle."""
+    broker = make(owner_gone_after=0.5)
     short = Subscription(source="s", group="g", lease=0.001)
     await send(broker, b"1")
-    assert 1 == len(await broker.fetch(short, 10, 0.0))
-    for name in ("idle", "busy"):
+    await settle(broker, await broker.fetch(short, 10, 0.0), ACK)
+
+    def take(name: str) -> None:
         shared_server.call("XADD", "s", "*", "headers", '{"type":"t"}', "payload", name)
         raw(shared_server, "XREADGROUP", "GROUP", "g", name, "COUNT", 1, "STREAMS", "s", ">")
-    for pending in raw(shared_server, "XPENDING", "s", "g", "-", "+", 10, "idle"):
-        shared_server.call("XACK", "s", "g", pending[0])
-    await asyncio.sleep(0.1)
+        for pending in raw(shared_server, "XPENDING", "s", "g", "-", "+", 10, name) if name != "busy" else ():
+            shared_server.call("XACK", "s", "g", pending[0])
 
-    removed = await broker.trim(short)
+    take("idle")
+    take("busy")
+    await asyncio.sleep(0.6)
+    take("young")
+
+    await broker.trim(short)
 
     owners = {each[1] for each in raw(shared_server, "XINFO", "CONSUMERS", "s", "g")}
-    assert (1, {b"busy", broker.identity.encode()}) == (removed, owners)
+    assert {b"busy", b"young", broker.identity.encode()} == owners
 
 
 async def test_sweeping_removes_what_every_group_has_acked(make: Make, shared_server: Server):
@@ -516,8 +525,28 @@ class _Modern:
         self.commands.append(command)
         return self.reply
 
+    async def run(self, script: Script, keys: Any, args: Any) -> Any:
+        self.commands.append((script.name, args[2]))
+        return [], b"", []
+
 
 async def test_a_server_with_xackdel_acks_and_deletes_in_one_command():
     client: Any = _Modern([1, -1, 2])  # deleted, not leased, needed by another group
     assert ["2-0"] == await Native().ack(client, "s", "g", ["1-0", "2-0", "3-0"])
     assert [("XACKDEL", "s", "g", "ACKED", "IDS", 3, "1-0", "2-0", "3-0")] == client.commands
+
+
+@pytest.mark.parametrize(
+    ("now", "sent"), [(9.9, ("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")), (10.0, ("settle", 1))]
+)
+async def test_an_ack_that_may_be_late_is_checked_whatever_the_server_knows(now: float, sent: tuple[Any, ...]):
+    """XACKDEL asks nobody whose lease it is."""
+    client: Any = _Modern([1])
+    member, receipt = Membership(SUB, Keys()), Receipt(deadline=10.0)
+    member.held["1-0"] = receipt
+    message = Message(id="1-0", type="t", body=b"1")
+    delivery = Delivery(message=message, source="s", group="g", receipt=receipt, count=1)
+    batch = Batch(member, "owner", 0.0)
+    assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
+    assert [] == await batch.apply(client, Native(), keep=False, monotonic=now)
+    assert [sent] == client.commands

@@ -14,7 +14,9 @@ from penstock.broker import Outgoing, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.opening import redis_client
 from penstock.clients.redis import RedisClient, ReplyError
+from penstock.clients.redis_address import Host
 from penstock.clients.redis_cluster import RedisClusterClient, key_of, slot_of
+from penstock.clients.redis_sentinel import RedisSentinelClient
 from penstock.errors import AccessDenied, ConnectionFailed, InvalidURL
 from penstock.message import Message
 from tests.conftest import started
@@ -170,6 +172,23 @@ async def test_a_primary_that_was_demoted_is_left(sentinels: OwnSentinels):
     await client.close()
 
 
+async def test_a_replica_that_a_sentinel_still_names_as_the_primary_is_not_taken_for_it(
+    sentinels: OwnSentinels, monkeypatch: pytest.MonkeyPatch
+):
+    assert sentinels.replica is not None
+    named = [("127.0.0.1", sentinels.replica.port), ("127.0.0.1", sentinels.primary.port)]
+
+    async def where(_: RedisSentinelClient) -> Host:
+        return named.pop(0)
+
+    monkeypatch.setattr(RedisSentinelClient, "where", where)
+    client = redis_client(sentinels.url)
+    with pytest.raises(ConnectionFailed, match="is no primary"):
+        await client.call("PING")
+    assert b"OK" == await client.call("SET", "k", "1")
+    await client.close()
+
+
 async def test_one_sentinel_is_enough_and_an_unknown_service_is_told(sentinels: OwnSentinels):
     for dead in sentinels.sentinels[:2]:
         dead.kill()
@@ -234,7 +253,7 @@ async def test_the_doctor_looks_at_every_node_and_names_those_that_are_not_well(
         await broker.close()
     assert "ok" == found["cluster"] == found["role"] == found["version"]
     (where,) = [subject for subject in found if subject.startswith("maxmemory-policy")]
-    assert ("danger", True) == (found[where], f"127.0.0.1:{ill.port}" in where)
+    assert ("danger", f"maxmemory-policy of 127.0.0.1:{ill.port}") == (found[where], where)
     alone = RedisStreamsBroker.from_url(ill.url)
     assert {"role": "danger"} == {f.subject: f.level for f in await alone.diagnose() if f.subject == "role"}
     await alone.close()

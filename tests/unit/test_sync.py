@@ -70,7 +70,9 @@ def test_what_the_producer_refuses_is_raised_here_and_the_wrong_arguments_where_
         Producer(open_broker(url), "", str)
     with pytest.raises(ConfigurationError, match="patience"):
         Producer(open_broker(url), "s", str, patience=0)
-    assert 2 == len(producer.send_many(text for text in "ab"))
+    drawn_on = list[int]()
+    assert 2 == len(producer.send_many(str(drawn_on.append(threading.get_ident())) for _ in range(2)))
+    assert [threading.get_ident()] * 2 == drawn_on  # on the caller's thread, where a generator may block
 
 
 async def test_it_works_where_a_loop_runs_already(url: str):

@@ -72,7 +72,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
     ) -> RedisStreamsBroker:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
-        known("a Redis Streams broker", options, RedisStreamsOptions.__struct_fields__)
+        known("a Redis Streams broker", options, (*RedisStreamsOptions.__struct_fields__, "timeout"))
         return cls(redis_client(url, timeout=timeout), options=RedisStreamsOptions(**options), clock=clock)
 
     def __repr__(self) -> str:
