@@ -138,6 +138,22 @@ async def test_an_outcome_that_cannot_be_written_leaves_its_message_leased(
     assert 1 == shared_server.call("ZCARD", "s:retry")
 
 
+@pytest.mark.parametrize("outcome", [ACK, Retry(0.0), DeadLetter("no"), Release()])
+async def test_a_server_that_takes_no_writes_for_now_is_asked_again(
+    broker: RedisStreamsBroker, shared_server: Server, outcome: Outcome
+):
+    """No replicas, a full disk: it says nothing about the outcome, and giving that up would run the message twice."""
+    await send(broker, b"1")
+    held = await broker.fetch(SUB, 1, 0.0)
+    shared_server.call("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        with pytest.raises(ConnectionFailed, match="NOREPLICAS"):
+            await settle(broker, held, outcome)
+    finally:
+        shared_server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+    await settle(broker, held, outcome)
+
+
 # ------------------------------------------------------------------------------------------------------------- groups
 
 
