@@ -90,8 +90,8 @@ class RedisStreamsBroker(RedisStreamsInspection):
         readers, self._readers = self._readers, {}
         try:
             if self._original is None:
-                with suppress(BrokerError):  # what cannot be given back lapses with its lease
-                    for reader in readers.values():
+                for reader in readers.values():
+                    with suppress(BrokerError):  # what cannot be given back lapses with its lease
                         await reader.leave()
                 self._members.clear()
         finally:
