@@ -12,12 +12,22 @@ from tests.servers.redis_server import READY_WITHIN, OwnServer, free_port
 SHARES = ((0, 5460), (5461, 10921), (10922, 16383))
 
 
+class OwnNode(OwnServer):
+    """One node: a server with a second port, for the other nodes."""
+
+    bus = 0
+
+    def _arguments(self, port: int) -> list[str]:
+        if not self.port:  # nothing is settled yet: a second try is one on two other ports
+            self.bus = free_port()
+        return [*super()._arguments(port), *_options(self.bus)]
+
+
 class OwnCluster:
     """Three primaries; ``replicas`` of them, from the first on, with a replica that takes over when they die."""
 
     def __init__(self, binary: Path, *, replicas: int = 0) -> None:
-        self._bus = [free_port() for _ in range(3 + replicas)]
-        self._nodes = [OwnServer(binary, options=_options(port)) for port in self._bus]
+        self._nodes = [OwnNode(binary) for _ in range(3 + replicas)]
         self.primaries, self.replicas = self._nodes[:3], self._nodes[3:]
 
     @property
@@ -26,20 +36,27 @@ class OwnCluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries)
 
     def start(self) -> OwnCluster:
-        """Start all nodes; returns when they agree that every slot is served."""
+        """Start all nodes; returns when they agree that every slot is served. Leaves nothing behind if they do not."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
         for node in self._nodes:
             node.start()
         for epoch, (node, (first, last)) in enumerate(zip(self.primaries, SHARES, strict=True), 1):
             node.call("CLUSTER", "ADDSLOTSRANGE", first, last)
             node.call("CLUSTER", "SET-CONFIG-EPOCH", epoch)
-        for node, bus in zip(self._nodes[1:], self._bus[1:], strict=True):
-            self._nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        for node in self._nodes[1:]:
+            self._nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus)
         _until(lambda: all(_knows(node, len(self._nodes)) for node in self._nodes))
         for replica, primary in zip(self.replicas, self.primaries, strict=False):
             replica.call("CLUSTER", "REPLICATE", _text(primary.call("CLUSTER", "MYID")))
         _until(lambda: all(_is_up(node) for node in self._nodes))
         _until(lambda: all(node.call("INFO", "replication")["master_link_status"] == "up" for node in self.replicas))
-        return self
 
     def call_all(self, *command: str | int) -> list[Any]:
         """Run one command on each primary."""

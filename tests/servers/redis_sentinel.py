@@ -50,7 +50,15 @@ class OwnSentinels:
         return f"redis+sentinel://{hosts}/{SERVICE}/0"
 
     def start(self) -> OwnSentinels:
-        """Start all; returns when the sentinels know each other and the replica."""
+        """Start all; returns when the sentinels know each other and the replica. Leaves nothing behind if not."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
         self.primary.start()
         behind = ("--replicaof", f"127.0.0.1 {self.primary.port}", "--repl-diskless-sync-delay", "0")
         self.replica = OwnServer(self._binary, options=behind).start()
@@ -59,7 +67,6 @@ class OwnSentinels:
             self.sentinels.append(OwnSentinel(self._binary, self.primary))
             self.sentinels[-1].start()
         self._until(lambda: all(self._ready(each) for each in self.sentinels))
-        return self
 
     def stop(self) -> None:
         """Stop for good. May be called in any state, and twice."""

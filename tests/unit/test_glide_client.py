@@ -192,6 +192,16 @@ async def test_a_big_batch_comes_back_whole(client: GlideClient):
     assert [value] * 30 == await client.many([("ECHO", value)] * 30)
 
 
+async def test_arguments_are_written_as_by_redis_py(client: GlideClient, redis_url: str):
+    given = ("ü", 1.5, 1e300, -3, b"\x00", "")
+    other = RedisPyClient(RedisAddress.parse(redis_url))
+    commands = [("ECHO", argument) for argument in given]
+    assert await other.many(commands) == await client.many(commands)
+    with pytest.raises(UnicodeEncodeError):
+        await client.call("ECHO", "\udcff")
+    await other.close()
+
+
 async def test_concurrent_calls_get_their_own_replies(client: GlideClient):
     replies = await asyncio.gather(*[client.call("ECHO", str(n)) for n in range(2000)])
     assert [str(n).encode() for n in range(2000)] == replies

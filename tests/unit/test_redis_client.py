@@ -15,6 +15,7 @@ from penstock.clients.redis_address import RedisAddress
 from penstock.clients.redis_py import RedisPyClient
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, InvalidURL, MissingExtra
 from tests.servers.redis_server import Server
+from tests.servers.redis_tls import TLSServer
 
 
 @pytest.fixture
@@ -186,4 +187,19 @@ async def test_a_server_that_comes_back_is_found_again(durable_server: object):
         await client.call("GET", "a")
     durable_server.start()
     assert b"1" == await client.call("GET", "a")
+    await client.close()
+
+
+async def test_a_tls_connection_that_the_server_closes_under_a_wait_says_so_and_is_made_anew(tls_server: TLSServer):
+    client = RedisPyClient(RedisAddress.parse(tls_server.url))
+    dedicated = client.dedicated()
+    for _ in range(5):
+        ident = await dedicated.call("CLIENT", "ID")
+        waiting = asyncio.create_task(dedicated.call("BLPOP", "nothing", 10, wait=10))
+        await asyncio.sleep(0.01)
+        await client.call("CLIENT", "KILL", "ID", ident)
+        with pytest.raises(ConnectionFailed):
+            await waiting
+    assert b"x" == await dedicated.call("ECHO", "x")
+    await dedicated.close()
     await client.close()

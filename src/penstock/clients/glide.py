@@ -56,7 +56,7 @@ class GlideSession:
 
         batch = glide.Batch(is_atomic=False)
         for command in commands:
-            batch.custom_command([arg if isinstance(arg, str | bytes) else str(arg) for arg in command])
+            batch.custom_command([arg if isinstance(arg, bytes) else str(arg).encode() for arg in command])
         if self._client is None:
             # It connects with the first command, so this does not wait
             self._client, self._answered = await glide.GlideClient.create(self._config), False

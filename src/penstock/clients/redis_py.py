@@ -105,7 +105,8 @@ class Link:
 
     def drop(self) -> None:
         """Close at once, without waiting for anything."""
-        self._writer.transport.abort()
+        with suppress(AttributeError):  # some releases of Python 3.11 say so of a TLS stream that was closed twice
+            self._writer.transport.abort()
         self._connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
 
     async def close(self) -> None:
