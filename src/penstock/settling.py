@@ -100,7 +100,7 @@ class Settler:
                 batch = [_renewed(item, held.get(item.delivery.message.id)) for item in batch]
             except Exception as error:  # noqa: BLE001 one bad outcome must not stop the settler
                 if len(batch) > 1:
-                    return (*await self._one_by_one(batch), tries)
+                    return (*await self._one_by_one(batch), tries + 1)  # some may have been applied before it
                 self._give_up(batch[0], error)
                 return (), (), tries
             else:
@@ -143,10 +143,10 @@ class Settler:
             self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
 
     def _perhaps_lost(self, delivery: Delivery[Any]) -> None:
-        """An earlier try may have been applied before the connection broke; then nothing is lost at all."""
+        """An earlier try may have been applied although it failed; then nothing is lost at all."""
         message = delivery.message
         extra = {"stream": delivery.source, "type": message.type, "id": message.id}
-        logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
+        logger.info("settled by a try that failed, or the lease was lost meanwhile", extra=extra)
 
     def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters

@@ -106,7 +106,7 @@ async def test_an_outcome_that_was_applied_before_the_connection_broke_is_no_los
     assert desk.ledger.held == {}
     assert desk.ledger.counters.lost == 0
     assert [event for event in desk.events if isinstance(event, LeaseLost)] == []
-    assert "settled before the connection broke" in caplog.text
+    assert "settled by a try that failed" in caplog.text
 
 
 async def test_one_outcome_that_is_refused_holds_up_no_neighbour_and_is_let_go(
@@ -122,6 +122,21 @@ async def test_one_outcome_that_is_refused_holds_up_no_neighbour_and_is_let_go(
     assert "comes back" in caplog.text or "come back" in caplog.text
     await desk.clock.advance(31.0)
     assert [d.message.id for d in await desk.broker.reclaim(SUBSCRIPTION, 10)] == [bad.message.id]
+
+
+async def test_what_a_refused_batch_had_applied_already_is_no_lost_lease() -> None:
+    desk = Desk()
+    good, bad = await desk.take(2)
+
+    def refuse(batch: Sequence[Settlement[int]]) -> Exception | None:
+        return BrokerError("no") if any(item.delivery is bad for item in batch) else None
+
+    desk.broker.fail = refuse
+    await desk.broker.settle([Settlement(delivery=good, outcome=ACK)])  # as a driver does before it meets the bad one
+    await desk.settle((good, ACK), (bad, DeadLetter("x")))
+    assert desk.ledger.counters.lost == 0
+    assert [event for event in desk.events if isinstance(event, LeaseLost)] == []
+    assert desk.ledger.held == {}
 
 
 async def test_a_lone_outcome_that_is_refused_is_let_go_too() -> None:

@@ -17,6 +17,7 @@ from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.brokers.redis_streams.options import Keys, Receipt
 from penstock.brokers.redis_streams.reading import Membership
+from penstock.brokers.redis_streams.scripts import CLAIM, SETTLE
 from penstock.brokers.redis_streams.settling import Batch, Native
 from penstock.clients.redis import Script
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError
@@ -139,6 +140,22 @@ async def test_an_outcome_that_cannot_be_written_leaves_its_message_leased(
     shared_server.call("DEL", "s:retry")
     assert [first, third] == await broker.settle(settlements)
     assert 1 == shared_server.call("ZCARD", "s:retry")
+
+
+@pytest.mark.parametrize("outcome", [ACK, Retry(0.0), DeadLetter("no"), Release()])
+async def test_a_server_that_takes_no_writes_for_now_is_asked_again(
+    broker: RedisStreamsBroker, shared_server: Server, outcome: Outcome
+):
+    """No replicas, a full disk: it says nothing about the outcome, and giving that up would run the message twice."""
+    await send(broker, b"1")
+    held = await broker.fetch(SUB, 1, 0.0)
+    shared_server.call("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        with pytest.raises(ConnectionFailed, match="NOREPLICAS"):
+            await settle(broker, held, outcome)
+    finally:
+        shared_server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+    await settle(broker, held, outcome)
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -281,6 +298,25 @@ async def test_closing_leaves_no_owner_behind(make: Make, shared_server: Server)
     assert [b"1", b"2"] == [d.message.body for d in await drain(make())]
 
 
+async def test_closing_leaves_every_group_that_can_be_reached(make: Make, shared_server: Server):
+    """One shard may be on a node that is down: what is held of the others is given back all the same."""
+    broker = make()
+    for name in ("a", "s", "z"):
+        await broker.publish([Outgoing(destination=name, message=Message(type="t", body=b"1"))])
+        assert 1 == len(await broker.fetch(Subscription(source=name, group="g"), 1, 0.0))
+    run = broker._client.run
+
+    async def without_one(script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        if keys[0] == "a":
+            raise ConnectionFailed("this node is down")
+        return await run(script, keys, args)
+
+    broker._client.run = without_one  # type: ignore[method-assign]
+    await broker.close()
+    held = [raw(shared_server, "XINFO", "CONSUMERS", name, "g") for name in ("a", "s", "z")]
+    assert [1, 0, 0] == [sum(broker.identity.encode() in consumer for consumer in each) for each in held]
+
+
 async def test_closing_ends_a_waiting_fetch(broker: RedisStreamsBroker, shared_server: Server):
     waiting = asyncio.create_task(broker.fetch(SUB, 1, 60.0))
     await blocked(shared_server)
@@ -303,6 +339,33 @@ async def test_what_a_cancelled_fetch_took_is_handed_out_by_the_next(broker: Red
         (delivery,) = await broker.fetch(SUB, 10, 5.0)
         assert (str(n).encode(), 1) == (delivery.message.body, delivery.count)
         await settle(broker, [delivery], ACK)
+
+
+@pytest.mark.parametrize("script", [CLAIM, SETTLE], ids=lambda script: script.name)
+async def test_what_a_fetch_that_failed_half_way_took_is_handed_out_by_the_next(
+    broker: RedisStreamsBroker, shared_server: Server, monkeypatch: pytest.MonkeyPatch, script: Script
+):
+    """And it is not counted: with a limit of one attempt it would be taken for what kills workers."""
+    await send(broker, b"1")
+    if script is CLAIM:
+        await settle(broker, await broker.fetch(SUB, 1, 0.0), Release())
+    else:  # it is taken together with what is for others, which is acked before it is handed out
+        shared_server.call("XADD", "s", "*", "headers", '{"type":"t","retryGroup":"another"}', "payload", "2")
+    run, cut = broker._client.run, False
+
+    async def cut_off(asked: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        nonlocal cut
+        reply = await run(asked, keys, args)
+        if asked is script and not cut:
+            cut = True
+            raise ConnectionFailed("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(broker._client, "run", cut_off)
+    with pytest.raises(ConnectionFailed):
+        await broker.fetch(SUB, 10, 0.0)
+    (delivery,) = await broker.fetch(SUB, 10, 0.0)
+    assert (b"1", 1) == (delivery.message.body, delivery.count)
 
 
 async def test_what_is_held_is_not_handed_back_when_another_fetch_is_cancelled(

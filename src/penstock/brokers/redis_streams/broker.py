@@ -18,6 +18,7 @@ from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Sub
 from ...checks import known
 from ...clients.opening import redis_client
 from ...clients.redis import Arg, RedisClient
+from ...clients.redis_cluster import slot_of
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError
 from ...message import Delivery
@@ -90,8 +91,8 @@ class RedisStreamsBroker(RedisStreamsInspection):
         readers, self._readers = self._readers, {}
         try:
             if self._original is None:
-                with suppress(BrokerError):  # what cannot be given back lapses with its lease
-                    for reader in readers.values():
+                for reader in readers.values():
+                    with suppress(BrokerError):  # what cannot be given back lapses with its lease
                         await reader.leave()
                 self._members.clear()
         finally:
@@ -161,7 +162,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         for name, member in zip(elsewhere[::2], elsewhere[1::2], strict=True):
             others.setdefault(name, []).append(member)
         for name, members in others.items():
-            if self._client.clustered:
+            if self._client.clustered and slot_of(name) != slot_of(source):
                 await self._hand_over(source, name, members)
                 continue
             moved, wait, _ = await self._client.run(PROMOTE, [source, name, dead], [limit, by, *members])

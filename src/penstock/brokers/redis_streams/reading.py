@@ -3,8 +3,8 @@
 1. New entries come by XREADGROUP on a connection of their own, blocking in slices.
 2. What was handed back (the pseudo owner ``released``) is looked for before the first read, after each read that
    brought nothing, and once per slice: the fast path pays nothing for it.
-3. A read that was cut off may have taken entries that nobody saw. Its connection is told to stop waiting, and what the
-   server says is ours but we do not hold is handed back, uncounted.
+3. A read or claim that was cut off may have taken entries that nobody saw. Its connection is told to stop waiting, and
+   what the server says is ours but we do not hold is handed back, uncounted.
 4. A group that is missing is made: at first where the subscription wants it, later at the beginning, since nobody has
    seen what is there now.
 """
@@ -144,7 +144,7 @@ class GroupReader:
             await self._make_group()
             return []
         except (ConnectionFailed, asyncio.CancelledError):
-            self._recoveries, self._look_at = RECOVERIES, float("-inf")
+            self._recover_soon()
             if self._connection.id is not None:
                 self._cut_off.append(self._connection.id)
             raise
@@ -170,8 +170,15 @@ class GroupReader:
                 raise
             await self._make_group()
             return []
+        except (ConnectionFailed, asyncio.CancelledError):
+            self._recover_soon()
+            raise
         self.ghosts += ghosts
         return await self._deliver(entries, start) if entries else []
+
+    def _recover_soon(self) -> None:
+        """Something may have been taken that nobody saw: before the next read, hand it back."""
+        self._recoveries, self._look_at = RECOVERIES, float("-inf")
 
     async def _recover(self) -> None:
         source, group = self._names
@@ -221,7 +228,7 @@ class GroupReader:
         membership = self.membership
         deadline = membership.deadline(start, membership.subscription.lease)
         source, group = self._names
-        held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
+        held, found, others = dict[str, Receipt](), list[Delivery[Receipt]](), list[str]()
         for entry in entries:
             ident, fields, defect, message = entry[0].decode(), entry[1], None, None
             count = entry[2] if len(entry) > 2 else 1
@@ -249,12 +256,17 @@ class GroupReader:
                 found[-1] = replace(found[-1], predecessor=_predecessor(entry))
         if others:
             await self._pass_by(others)
+        membership.held.update(held)
         return found
 
     async def _pass_by(self, ids: list[str]) -> None:
-        """Ack retries that are meant for another group."""
+        """Ack retries that are meant for another group. If that fails, nothing that came with them is held yet."""
         keep, group = int(self._options.keeps), self._names[1]
-        await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
+        try:
+            await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
+        except BaseException:
+            self._recover_soon()
+            raise
 
 
 def _predecessor(entry: Sequence[Any]) -> Predecessor | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ...broker import Settlement
-from ...clients.redis import Arg, RedisClient, ReplyError
-from ...errors import AccessDenied, BrokerError
+from ...clients.redis import Arg, RedisClient, ReplyError, error_of
+from ...errors import AccessDenied, BrokerError, ConnectionFailed
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
 from .options import Receipt
@@ -119,7 +119,9 @@ class Batch:
         for ident in self._deliveries:
             held.pop(ident, None)
         if problem:
-            raise BrokerError(f"{len(failed)} outcomes could not be written and are still leased: {problem.decode()}")
+            reason = problem.decode()
+            kind = ConnectionFailed if isinstance(error_of(reason), ConnectionFailed) else BrokerError
+            raise kind(f"{len(failed)} outcomes could not be written and are still leased: {reason}")
         return [self._deliveries[ident.decode()] for ident in ids]
 
     def _arguments(self, delivery: Delivery[Receipt], outcome: Any) -> tuple[Arg, ...]:
