@@ -561,55 +561,60 @@ def astuple(promoted: Any) -> tuple[int, float | None]:
 # ------------------------------------------------------------------------------------------------ newer server commands
 
 
-async def test_a_server_without_xackdel_is_asked_for_it_once(
-    broker: RedisStreamsBroker, shared_server: Server, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_server_without_xackdel_is_asked_for_it_once(broker: RedisStreamsBroker, shared_server: Server):
     """What a newer server does with it is in the conformance suite, which runs on one if there is one."""
     with suppress(redis.ResponseError):
         shared_server.call("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")
         pytest.skip("this server has it")
-    asked: list[str] = []
-    call = broker._client.call
-    monkeypatch.setattr(broker._client, "call", lambda *command: asked.append(command[0]) or call(*command))
+    known: list[bool] = []
     for _ in range(3):
+        known.append(broker._native.known)
         await send(broker, b"1", b"2")
         await settle(broker, await broker.fetch(SUB, 2, 0.0), ACK)
     assert 0 == shared_server.call("XLEN", "s")
-    assert 1 == asked.count("XACKDEL")
+    assert [True, False, False] == known
 
 
-class _Modern:
-    """A client of a server that knows XACKDEL, as Redis 8.2 answers."""
+async def test_an_outcome_that_the_server_stalls_until_another_one_has_the_message_is_refused(
+    durable_server: OwnServer,
+):
+    """It was sent within the lease, and run behind a claim that had been waiting as well."""
+    old, other = (RedisStreamsBroker.from_url(durable_server.url) for _ in range(2))
+    for broker in (old, other):
+        await broker.open()
+        await broker.fetch(SUB, 0, 0.0)
+    await send(old, b"1", b"2")
+    late, done = await old.fetch(SUB, 2, 0.0)
+    assert [] == await old.settle([Settlement(delivery=done, outcome=ACK)])  # the script and its connection are known
+    await other.reclaim(SUB, 1)
+    await asyncio.sleep(SUB.lease * 0.6)
+    with durable_server.frozen():
+        claiming = asyncio.create_task(other.reclaim(SUB, 10))
+        await asyncio.sleep(SUB.lease * 0.1)
+        settling = asyncio.create_task(old.settle([Settlement(delivery=late, outcome=ACK)]))
+        await asyncio.sleep(SUB.lease * 0.6)
+    (taken,) = await claiming
+    assert [late] == list(await settling)
+    assert [] == await other.settle([Settlement(delivery=taken, outcome=ACK)])
+    await old.close()
+    await other.close()
 
-    def __init__(self, reply: list[int]) -> None:
-        self.reply, self.commands = reply, list[Any]()
 
-    async def call(self, *command: Any) -> Any:
-        self.commands.append(command)
-        return self.reply
+@pytest.mark.parametrize(("monotonic", "sure"), [(9.9, 60_000), (10.0, 0)])
+async def test_an_outcome_is_checked_from_the_end_of_its_lease_on_by_either_clock(monotonic: float, sure: int):
+    sent: list[Any] = []
 
-    async def run(self, script: Script, keys: Any, args: Any) -> Any:
-        self.commands.append((script.name, args[2]))
-        return [], b"", []
+    class Client:
+        async def run(self, script: Script, keys: Any, args: Any) -> Any:
+            sent.append((script.name, args[2]))
+            return [], b"", [], b""
 
-
-async def test_a_server_with_xackdel_acks_and_deletes_in_one_command():
-    client: Any = _Modern([1, -1, 2])  # deleted, not leased, needed by another group
-    assert ["2-0"] == await Native().ack(client, "s", "g", ["1-0", "2-0", "3-0"])
-    assert [("XACKDEL", "s", "g", "ACKED", "IDS", 3, "1-0", "2-0", "3-0")] == client.commands
-
-
-@pytest.mark.parametrize(
-    ("now", "sent"), [(9.9, ("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")), (10.0, ("settle", 1))]
-)
-async def test_an_ack_that_may_be_late_is_checked_whatever_the_server_knows(now: float, sent: tuple[Any, ...]):
-    """XACKDEL asks nobody whose lease it is."""
-    client: Any = _Modern([1])
     member, receipt = Membership(SUB, Keys()), Receipt(deadline=10.0)
+    member.heard(b"58000", 8.0)
     member.held["1-0"] = receipt
     message = Message(id="1-0", type="t", body=b"1")
     delivery = Delivery(message=message, source="s", group="g", receipt=receipt, count=1)
-    batch = Batch(member, "owner", 0.0)
+    batch, client = Batch(member, "owner", 0.0), Client()
     assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
-    assert [] == await batch.apply(client, Native(), keep=False, monotonic=now)
-    assert [sent] == client.commands
+    assert [] == await batch.apply(client, Native(), keep=False, monotonic=monotonic)  # type: ignore[arg-type]
+    assert [("settle", sure)] == sent

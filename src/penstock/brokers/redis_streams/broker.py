@@ -4,8 +4,8 @@ publish: XADD, many in one buffer; a sorted set for later; one script where a me
 fetch: ``reading``. settle and extend: ``settling``. What is on the wire: ``wire``. What is for people: ``inspection``.
 
 A lease is the idle time of an entry in its group: whoever renews resets it, ``reclaim`` takes what is idle for longer.
-Fencing: an outcome that surely arrives within its lease needs no check of the owner (nobody else could take it over);
-one that may be late is checked, entry by entry, in the same script that applies it.
+Fencing: an outcome that is applied within its lease needs no check of the owner (nobody else could take it over); one
+that may be late, by our clock or by the server's, is checked, entry by entry, in the same script that applies it.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
             if member is None:
                 lost += part
             else:
-                now = self._clock.monotonic()
-                lost += await settling.extend(self._client, member, self.identity, part, lease, now)
+                lost += await settling.extend(self._client, member, self.identity, part, lease, self._clock)
         return lost
 
     # -------------------------------------------------------------------------------------------------- capabilities

@@ -24,23 +24,33 @@ from ...clock import Clock
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from ...message import Delivery, Message, Predecessor
 from .options import Keys, Receipt, RedisStreamsOptions
-from .scripts import CLAIM, JOIN, RELEASE, SETTLE
+from .scripts import CLAIM, EXTEND, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
 
 RELEASED = "released"
 RECOVERIES = 2  # a read cut off before the server saw it may still take something after the first
 GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 PAGE = 1000
+NEVER = 10**15  # in ms: the year 33658
 
 
 class Membership:
     """What this owner holds in one group: shared by a broker and its forks."""
 
-    __slots__ = ("_keys", "held", "subscription")
+    __slots__ = ("_ahead", "_keys", "held", "subscription")
 
     def __init__(self, subscription: Subscription, keys: Keys) -> None:
         self.subscription, self._keys = subscription, keys
         self.held: dict[str, Receipt] = {}
+        self._ahead: float | None = None
+
+    def heard(self, server_ms: bytes, now: float) -> None:
+        """The server's clock, as it was when an answer that came by ``now`` was made."""
+        self._ahead = int(server_ms) / 1000 - now
+
+    def by_server(self, deadline: float) -> int:
+        """A moment of our monotonic clock as milliseconds of the server's, rather too early; 0 if that is not known."""
+        return 0 if self._ahead is None else max(int((deadline + self._ahead) * 1000), 0)
 
     @property
     def keys(self) -> list[str]:
@@ -212,13 +222,14 @@ class GroupReader:
                     f"{source!r} is a work queue and belongs to group {other.decode()!r}: {group!r} cannot join. Read as "
                     f"that group, remove it (XGROUP DESTROY), or open every broker with retention='interest'"
                 )
-            self._made = True
-            return
-        try:
-            await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
-        except BrokerError as error:
-            if code_of(error) != "BUSYGROUP":
-                raise
+        else:
+            try:
+                await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
+            except BrokerError as error:
+                if code_of(error) != "BUSYGROUP":
+                    raise
+        _, server_ms = await self._client.run(EXTEND, [source], [group, self._owner, 0])
+        self.membership.heard(server_ms, self._clock.monotonic())
         self._made = True
 
     # ---------------------------------------------------------------------------------------------------- deliveries
@@ -263,7 +274,7 @@ class GroupReader:
         """Ack retries that are meant for another group. If that fails, nothing that came with them is held yet."""
         keep, group = int(self._options.keeps), self._names[1]
         try:
-            await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
+            await self._client.run(SETTLE, self.membership.keys, [group, self._owner, NEVER, keep, 0, len(ids), *ids])
         except BaseException:
             self._recover_soon()
             raise
