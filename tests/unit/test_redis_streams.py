@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
@@ -579,20 +580,21 @@ async def test_an_outcome_that_the_server_stalls_until_another_one_has_the_messa
     durable_server: OwnServer,
 ):
     """It was sent within the lease, and run behind a claim that had been waiting as well."""
+    sub = replace(sub, lease=1.0)
     old, other = (RedisStreamsBroker.from_url(durable_server.url) for _ in range(2))
     for broker in (old, other):
         await broker.open()
-        await broker.fetch(SUB, 0, 0.0)
+        await broker.fetch(sub, 0, 0.0)
     await send(old, b"1", b"2")
-    late, done = await old.fetch(SUB, 2, 0.0)
+    late, done = await old.fetch(sub, 2, 0.0)
     assert [] == await old.settle([Settlement(delivery=done, outcome=ACK)])  # the script and its connection are known
-    await other.reclaim(SUB, 1)
-    await asyncio.sleep(SUB.lease * 0.6)
+    await other.reclaim(sub, 1)
+    await asyncio.sleep(sub.lease * 0.6)
     with durable_server.frozen():
-        claiming = asyncio.create_task(other.reclaim(SUB, 10))
-        await asyncio.sleep(SUB.lease * 0.1)
+        claiming = asyncio.create_task(other.reclaim(sub, 10))
+        await asyncio.sleep(sub.lease * 0.1)
         settling = asyncio.create_task(old.settle([Settlement(delivery=late, outcome=ACK)]))
-        await asyncio.sleep(SUB.lease * 0.6)
+        await asyncio.sleep(sub.lease * 0.6)
     (taken,) = await claiming
     assert [late] == list(await settling)
     assert [] == await other.settle([Settlement(delivery=taken, outcome=ACK)])
