@@ -327,7 +327,12 @@ class Running:
 
     @property
     def healthy(self) -> bool:
-        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched."""
+        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched.
+
+        And whether all parts are at work: what has ended by itself does not look as if it waited.
+        """
+        if not self.slots.alive or any(task.done() for task in self._tasks):
+            return False
         return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
 
     def _outage(self, role: str) -> OutageLog:

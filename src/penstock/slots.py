@@ -45,6 +45,11 @@ class Slots:
         self._stopped = False
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{n}") for n in range(self._concurrency)]
 
+    @property
+    def alive(self) -> bool:
+        """Whether every slot still takes work; one ends only with the whole, or by a fault of ours."""
+        return not any(task.done() for task in self._tasks)
+
     def wake(self) -> None:
         """There is work: one slot is enough, it wakes the next. No more than a few are on their way at once."""
         while self._idle and self._waking < WAKING:

@@ -292,3 +292,19 @@ async def test_a_handler_that_ends_in_peace_when_it_is_cancelled_does_not_hold_u
         await made.slots.stop()
     assert {"1": ACK} == made.outcomes()
     assert caplog.records == []
+
+
+async def test_a_slot_that_has_ended_by_itself_is_seen() -> None:
+    async def handler(number: int) -> None:
+        if number == 1:
+            raise GeneratorExit  # what closing a coroutine raises in it: it cannot be caught like other errors
+
+    made = House(handler)
+    made.slots.start()
+    made.add(delivery(0))
+    await made.until(lambda: 0 in made.began)
+    assert made.slots.alive
+    made.add(delivery(1))
+    await made.until(lambda: not made.slots.alive)
+    with contextlib.suppress(GeneratorExit):
+        await made.slots.stop()

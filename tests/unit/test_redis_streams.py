@@ -14,6 +14,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from penstock import Claim, Consumer, Context, Worker
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.brokers.redis_streams.options import Keys, Receipt
@@ -580,7 +581,7 @@ async def test_an_outcome_that_the_server_stalls_until_another_one_has_the_messa
     durable_server: OwnServer,
 ):
     """It was sent within the lease, and run behind a claim that had been waiting as well."""
-    sub = replace(sub, lease=1.0)
+    sub = replace(SUB, lease=1.0)
     old, other = (RedisStreamsBroker.from_url(durable_server.url) for _ in range(2))
     for broker in (old, other):
         await broker.open()
@@ -620,3 +621,31 @@ async def test_an_outcome_is_checked_from_the_end_of_its_lease_on_by_either_cloc
     assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
     assert [] == await batch.apply(client, Native(), keep=False, monotonic=monotonic)  # type: ignore[arg-type]
     assert [("settle", sure)] == sent
+
+
+async def test_a_retry_that_does_not_fit_into_the_servers_memory_waits_for_it_and_the_work_is_done_once(
+    durable_server: OwnServer,
+):
+    broker = RedisStreamsBroker.from_url(durable_server.url)
+    runs: list[int] = []
+    twice = asyncio.Event()
+
+    async def handle(payload: Any, context: Context) -> Retry | None:
+        runs.append(context.attempt)
+        if context.attempt == 0:
+            durable_server.call("CONFIG", "SET", "maxmemory", "1")
+            return Retry(0.0)
+        twice.set()
+        return None
+
+    await send(broker, b"1")
+    consumer = Consumer(broker, "s", object, handle, claim=Claim(min_idle=0.6, interval=0.1))
+    async with Worker(consumer) as worker:
+        async with asyncio.timeout(10):
+            while not runs or worker.ready:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)  # more than two leases: whoever let go of it would run it again
+        assert ([0], False) == (runs, worker.ready)
+        durable_server.call("CONFIG", "SET", "maxmemory", "0")
+        await asyncio.wait_for(twice.wait(), 10)
+        assert ([0, 1], True) == (runs, worker.ready)
