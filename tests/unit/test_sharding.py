@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,8 @@ from penstock import (
 )
 from penstock.broker import Outgoing, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
-from penstock.message import Message
+from penstock.errors import ConnectionFailed
+from penstock.message import Delivery, Message
 from penstock.running import Claim
 from penstock.sharding import Shards, shard_names
 from penstock.telemetry import Telemetry
@@ -175,6 +176,35 @@ async def test_a_retry_daemon_serves_all_shards(redis_url: str):
 @pytest.fixture
 def cluster(server_kind: str) -> Iterator[OwnCluster]:
     yield from started(server_kind, partial(OwnCluster, replicas=1))
+
+
+class _Away(MemoryBroker):
+    """Cannot reach what is in ``away``."""
+
+    away: frozenset[str] = frozenset()
+
+    async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
+        if subscription.source in self.away:
+            raise ConnectionFailed("no answer")
+        return await super().fetch(subscription, limit, wait)
+
+
+async def test_a_worker_starts_while_a_shard_is_away_which_joins_later():
+    broker, ran = _Away(MemorySystem()), list[int]()
+    broker.away = frozenset({"s:1"})
+    await broker.publish([Outgoing(destination=f"s:{n % 2}", message=_number(n)) for n in range(4)])
+
+    async def handle(n: int) -> None:
+        ran.append(n)
+
+    async with Worker(Consumer(broker, "s", int, handle, shards=2)) as worker:
+        await _until(lambda: [0, 2] == sorted(ran))
+        await _until(lambda: not worker.ready)
+        broker.away = frozenset()
+        await _until(lambda: [0, 1, 2, 3] == sorted(ran))
+    broker.away = frozenset({"s:0", "s:1"})
+    with pytest.raises(ConnectionFailed):
+        await Worker(Consumer(broker, "s", int, handle, shards=2)).start()
 
 
 async def test_when_a_node_of_a_cluster_dies_its_shard_waits_and_the_others_go_on(cluster: OwnCluster):
