@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .consumer import Consumer as Consumer
     from .context import Context as Context
     from .context import current as current
+    from .errors import AccessDenied as AccessDenied
     from .errors import BrokerError as BrokerError
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ConnectionFailed as ConnectionFailed
     from .errors import HandlerTimeout as HandlerTimeout
+    from .errors import LostLease as LostLease
     from .errors import PayloadError as PayloadError
     from .errors import PayloadTooLarge as PayloadTooLarge
     from .errors import PenstockError as PenstockError
@@ -69,8 +71,8 @@ _HOMES = {
     "codec": "Codec",
     "consumer": "Consumer",
     "context": "Context current",
-    "errors": "BrokerError ConfigurationError ConnectionFailed HandlerTimeout PayloadError PayloadTooLarge PenstockError PublishError "
-    "ValidationError",
+    "errors": "AccessDenied BrokerError ConfigurationError ConnectionFailed HandlerTimeout LostLease PayloadError "
+    "PayloadTooLarge PenstockError PublishError ValidationError",
     "executor": "Limits",
     "inspector": "Inspector",
     "intake": "Prefetch",
@@ -92,6 +94,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 __all__ = [
     "TELEMETRY",
+    "AccessDenied",
     "Ack",
     "Batch",
     "Broker",
@@ -117,6 +120,7 @@ __all__ = [
     "Job",
     "Limits",
     "Linear",
+    "LostLease",
     "Message",
     "Middleware",
     "Options",

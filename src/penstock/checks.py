@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -18,6 +19,12 @@ def not_negative(name: str, value: Any) -> None:
     """A number, 0 or more; infinity is one."""
     if not _is_number(value) or not value >= 0:
         raise ConfigurationError(f"{name} is a number and not negative, got {value!r}")
+
+
+def finite(name: str, seconds: float) -> None:
+    """A number of seconds that has an end."""
+    if math.isinf(seconds):
+        raise ConfigurationError(f"{name} is a number of seconds; leave it out for none, got {seconds}")
 
 
 def at_least_one(name: str, value: Any) -> None:

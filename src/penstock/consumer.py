@@ -12,7 +12,7 @@ from .checks import at_least_one, instance, positive
 from .codec import Codec
 from .codecs import codec_for
 from .context import Context
-from .errors import ConfigurationError, UnsupportedFeature
+from .errors import ConfigurationError, ConnectionFailed, UnsupportedFeature
 from .ledger import Counters
 from .pipeline import ConsumeMiddleware
 from .queues import Queues
@@ -194,10 +194,19 @@ class Consumer(Generic[T]):
             running.start(self._reasons(running.source))
 
     async def join(self) -> None:
-        """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``."""
+        """Open the broker and make the group. Raises ``ConnectionFailed``, ``AccessDenied``.
+
+        Of several shards one that answers is enough: the others join when they can be reached.
+        """
         await self.broker.open()
-        for plan in self._plan.lanes():
-            await self.broker.fetch(plan.subscription, 0, 0.0)
+        lanes, away = self._plan.lanes(), list[ConnectionFailed]()
+        for plan in lanes:
+            try:
+                await self.broker.fetch(plan.subscription, 0, 0.0)
+            except ConnectionFailed as error:
+                away.append(error)
+        if len(away) == len(lanes):
+            raise away[0]
 
     @property
     def paused(self) -> bool:

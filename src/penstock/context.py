@@ -19,7 +19,8 @@ from .outcome import ACK, Ack, DeadLetter, Retry
 class Context(msgspec.Struct, kw_only=True, eq=False):
     """The running job, as its handler sees it.
 
-    ``worker`` is the identity of the process that runs it. ``attempt`` counts earlier executions (0 on the first); ``max_attempts`` is the policy's limit of executions.
+    ``worker`` is the identity of the process that runs it. ``attempt`` counts earlier executions (0 on the first);
+    ``max_attempts`` is the policy's limit of executions.
     ``lease_lost`` turns true when the lease has passed to another worker: what the handler does from then on is done
     twice, so a long handler should look at it before it causes an effect. ``stopping`` turns true when the worker
     wants to stop and would be glad of an early end. ``timed_out`` turns true at the end of the job's timeout: a

@@ -123,7 +123,7 @@ class Executor:
                 return self._told(delivery, refusal or Release(UNKNOWN_TYPE_PAUSE))
         try:
             payload = route.codec.decode(message.body)
-        except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
+        except BaseException as error:  # noqa: BLE001 a codec of the user's may raise anything
             return self._told(delivery, _undecoded(error))
         enter(context)
         try:
@@ -155,7 +155,7 @@ class Executor:
             return self._told(delivery, refusal or Release(UNKNOWN_TYPE_PAUSE))
         try:
             return route, route.codec.decode(message.body)
-        except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
+        except BaseException as error:  # noqa: BLE001 a codec of the user's may raise anything
             return self._told(delivery, _undecoded(error))
 
     def _told(self, delivery: Delivery[Any], outcome: Outcome) -> Outcome:
@@ -229,7 +229,13 @@ class Executor:
         return DISCARDED
 
     def _accept(self, context: Context, result: Any) -> Outcome:
-        """Hold what the handler returned against the contract and the policy."""
+        """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any."""
+        try:
+            return self._held_against_the_contract(context, result)
+        except Exception as error:  # noqa: BLE001 a value of the user's may raise anything
+            return self._failed(context, error)
+
+    def _held_against_the_contract(self, context: Context, result: Any) -> Outcome:
         if isinstance(result, Ack) or (isinstance(result, Release) and _is_wait(result.delay)):
             return result
         if isinstance(result, DeadLetter):
@@ -262,7 +268,9 @@ class Executor:
         return ask(RetryPolicy(max_attempts=self.policy.max_attempts))
 
 
-def _undecoded(error: Exception) -> DeadLetter:
+def _undecoded(error: BaseException) -> DeadLetter:
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error
     return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
 
 

@@ -65,6 +65,10 @@ class Intake:
         """Whether the last fetch failed."""
         return self._outage.down
 
+    def halted(self) -> None:
+        """It fetches no more: what others know of the broker counts."""
+        self._outage.abandoned()
+
     def room(self) -> int:
         """How many more messages may be taken in now."""
         if self.quiet:

@@ -24,6 +24,11 @@ from .outcome import Outcome, Release
 SUSPECT_COUNT = 3  # handed over this often, i.e. two owners died with it: run it alone
 
 
+def suspect_count(limit: int) -> int:
+    """What counts as suspect where ``limit`` deliveries are allowed: the last one, but never the first."""
+    return max(2, min(SUSPECT_COUNT, limit))
+
+
 @dataclass(slots=True)
 class Counters:
     """Totals since the start, for the numbers that must add up. ``discarded``: those of ``acked`` that did not run."""
@@ -67,8 +72,7 @@ class Ledger:
         self.room = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        # A first delivery is never suspect, however few attempts the policy allows
-        self._suspect_count = max(2, min(SUSPECT_COUNT, suspect_limit))
+        self._suspect_count = suspect_count(suspect_limit)
 
     def add(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Take fresh deliveries in."""
@@ -155,7 +159,8 @@ class Ledger:
     def give_back(self) -> None:
         """Give back everything that no slot has taken yet."""
         self.closed = True
-        self.release_unstarted([*self.waiting, *self.suspects])
+        while self.waiting or self.suspects:  # giving one back may have made it another's turn
+            self.release_unstarted([*self.waiting, *self.suspects])
 
     def release_unstarted(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Give back those of ``deliveries`` that no slot has taken yet."""

@@ -84,6 +84,21 @@ class OutageLog:
         self._tries = min(self._tries + 1, 16)
         return pause * self._dice.uniform(0.5, 1.0)
 
+    def abandoned(self) -> None:
+        """Nobody tries any more: this role does not know whether the broker is back, and keeps nobody waiting for it."""
+        if self._since is None:
+            return
+        now = self._clock.monotonic()
+        seconds = now - self._since
+        self._outages.ends(self, now)
+        self._since, self._tries = None, 0
+        extra = {"stream": self._stream, "role": self._role}
+        logger.debug(
+            "%s of %s: tries no more, after %.1f s without an answer", self._role, self._stream, seconds, extra=extra
+        )
+        if self._telemetry:
+            self._telemetry.emit(Outage(self._role, self._stream, ended=True, seconds=seconds))
+
     def recovered(self) -> None:
         """Note a success."""
         if self._since is None:

@@ -29,9 +29,12 @@ class Portal:
         self._forks: set[Broker[Any]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]], timeout: float | None) -> T:
         """The result of ``work()``, run on the loop; what it raises is raised here.
@@ -88,10 +91,19 @@ class Portal:
             self._thread.join(FAREWELL)
 
     def _serve(self) -> None:
-        asyncio.run(self._main())
+        try:
+            runner = asyncio.Runner()
+            loop = runner.get_loop()  # may lack a file descriptor: the caller must hear of it
+        except Exception as error:  # noqa: BLE001 raised by who made the portal
+            self._failure = error
+            self._ready.set()
+            return
+        with runner:
+            self._loop = loop
+            runner.run(self._main())
 
     async def _main(self) -> None:
-        self._loop, self._wanted_down = asyncio.get_running_loop(), asyncio.Event()
+        self._wanted_down = asyncio.Event()
         self._ready.set()
         await self._wanted_down.wait()
         await asyncio.gather(*self._closing, *map(_close, self._forks))

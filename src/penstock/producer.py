@@ -17,7 +17,7 @@ import msgspec
 
 from .batching import Batcher
 from .broker import Broker, Outgoing
-from .checks import positive
+from .checks import finite, positive
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
@@ -134,8 +134,9 @@ class Producer(Generic[T]):
         """Send one message, to be delivered after ``delay`` seconds; its id.
 
         ``key``: idempotency key, carried along in any case. ``timeout``: seconds that one execution may take, if the
-        consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises ``EncodeError``, ``ValidationError``,
-        ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
+        consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises
+        ``EncodeError``, ``ValidationError``, ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``,
+        ``AccessDenied``, ``BrokerError`` after.
         """
         await self.broker.open()
         if headers or timeout is not None or expires is not None or self._expires is not None:
@@ -261,8 +262,7 @@ class Producer(Generic[T]):
 
 def _finite(name: str, seconds: float) -> None:
     positive(f"{name}, in seconds,", seconds)
-    if math.isinf(seconds):
-        raise ConfigurationError(f"{name} is a number of seconds; leave it out for none, got {seconds}")
+    finite(name, seconds)
 
 
 async def _take_back(cache: ForgetfulCache, slot: str) -> None:

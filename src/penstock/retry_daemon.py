@@ -23,8 +23,9 @@ from .telemetry import TELEMETRY, Telemetry
 class RetryDaemon:
     """Moves due messages of ``stream`` until stopped; any number may run at once.
 
-    ``shards``: as the stream's producers say. ``delayed``: the structure to look at, by default the stream's own. ``max_batch``: messages of one move.
-    ``tick``: seconds between looks, varied by ``jitter`` (a share of it). Also an async context manager.
+    ``shards``: as the stream's producers say. ``delayed``: the structure to look at, by default the stream's own.
+    ``max_batch``: messages of one move. ``tick``: seconds between looks, varied by ``jitter`` (a share of it).
+    Also an async context manager.
     """
 
     def __init__(  # noqa: PLR0913 the options of the role, by keyword

@@ -23,7 +23,7 @@ from .clock import Clock, wait_until
 from .deadlines import Deadlines
 from .executor import Executor, Expired, Limits, Refused
 from .intake import Intake, Prefetch
-from .ledger import Ledger
+from .ledger import SUSPECT_COUNT, Ledger, suspect_count
 from .message import Delivery
 from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
@@ -264,11 +264,12 @@ class Running:
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
         broker, subscription, claim = self._plan.broker, self._plan.subscription, self._plan.claim
-        telemetry = self._around.telemetry
+        telemetry, limit = self._around.telemetry, self._plan.policy.max_attempts
         found: list[Service] = []
         if scheduler and isinstance(broker, SupportsSchedule):
             found.append(Scheduler(broker, subscription.source, telemetry, delayed=subscription.delayed))
         if isinstance(broker, SupportsReclaim):
+            # With a limit of 1 nothing of it will run, and nothing can be taken down
             found.append(
                 Reclaimer(
                     broker,
@@ -279,6 +280,7 @@ class Running:
                     telemetry,
                     interval=claim.interval,
                     most=claim.max_per_tick,
+                    suspect_count=suspect_count(limit) if limit > 1 else SUSPECT_COUNT,
                 )
             )
         if isinstance(broker, SupportsTrim):
@@ -314,6 +316,7 @@ class Running:
             self._intake_task.cancel()
             await asyncio.gather(self._intake_task, return_exceptions=True)
             self._intake_task = None
+            self.intake.halted()
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """See ``Consumer.stop``."""
@@ -344,7 +347,12 @@ class Running:
 
     @property
     def healthy(self) -> bool:
-        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched."""
+        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched.
+
+        And whether all parts are at work: what has ended by itself does not look as if it waited.
+        """
+        if not self.slots.alive or any(task.done() for task in self._tasks):
+            return False
         return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
 
     def _outage(self, role: str) -> OutageLog:

@@ -2,11 +2,14 @@
 
 A broker that cannot be reached is asked again, for as long as it takes, with the same settlements; the leases are
 renewed meanwhile. A batch that the broker refuses is settled one by one, so that one bad outcome does not hold up its
-neighbours; what cannot be settled at all stays leased, and comes back when the lease lapses.
+neighbours. What it refuses even so, its memory being full for instance, is put off and asked for again: the work is
+done, and would be done twice if its message came back. Only what no driver can write is let go of, and comes back when
+the lease lapses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +26,7 @@ from .telemetry import LeaseLost, Telemetry
 logger = logging.getLogger("penstock")
 
 MAX_BATCH = 1000
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before an outcome that was refused is tried again
 GATHER, GATHER_TURNS = 256, 8  # outcomes worth a round trip, and turns of the loop worth waiting for them
 
 
@@ -34,14 +38,23 @@ class Settler:
     ) -> None:
         self._broker, self._ledger, self._clock = broker, ledger, clock
         self._telemetry, self._outage = telemetry, outage
+        self._put_off: dict[str, int] = {}  # by message id, how often so far
+        self._waiting: set[asyncio.Task[None]] = set()
 
     @property
     def down(self) -> bool:
-        """Whether the last settlement could not reach the broker."""
-        return self._outage.down
+        """Whether the last settlement could not reach the broker, or some outcome waits to be accepted by it."""
+        return self._outage.down or bool(self._put_off)
 
     async def run(self) -> None:
         """Settle until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for task in self._waiting:
+                task.cancel()
+
+    async def _run(self) -> None:
         ledger = self._ledger
         while True:
             await ledger.done.wait()
@@ -70,6 +83,8 @@ class Settler:
         except BaseException:
             ledger.settling.difference_update(idents)
             raise
+        for item in batch if self._put_off else ():
+            self._put_off.pop(item.delivery.message.id, None)
         if lost:
             batch = self._again_under_a_newer_lease(batch, lost)
         ledger.settled(idents, (item.delivery for item in batch))
@@ -100,8 +115,11 @@ class Settler:
                 batch = [_renewed(item, held.get(item.delivery.message.id)) for item in batch]
             except Exception as error:  # noqa: BLE001 one bad outcome must not stop the settler
                 if len(batch) > 1:
-                    return (*await self._one_by_one(batch), tries)
-                self._give_up(batch[0], error)
+                    return (*await self._one_by_one(batch), tries + 1)  # some may have been applied before it
+                if isinstance(error, BrokerError):
+                    self._try_later(batch[0], error)
+                else:
+                    self._give_up(batch[0], error)
                 return (), (), tries
             else:
                 self._outage.recovered()
@@ -116,6 +134,26 @@ class Settler:
             lost += gone
         return settled, lost
 
+    def _try_later(self, item: Settlement[Any], error: BrokerError) -> None:
+        """Keep it, leased, and hand it in again after a pause."""
+        message = item.delivery.message
+        times = self._put_off.get(message.id, 0)
+        self._put_off[message.id] = times + 1
+        if not times:
+            extra = {"stream": item.delivery.source, "type": message.type, "id": message.id}
+            logger.error("an outcome was refused, trying again: %s", error, extra=extra)
+        task = asyncio.create_task(self._again(item, min(FIRST_PAUSE * 2.0 ** min(times, 16), LONGEST_PAUSE)))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _again(self, item: Settlement[Any], pause: float) -> None:
+        await self._clock.sleep(pause)
+        ident = item.delivery.message.id
+        if ident in self._ledger.held:
+            self._ledger.finish(item.delivery, item.outcome)
+        else:  # its lease was lost meanwhile
+            self._put_off.pop(ident, None)
+
     def _give_up(self, item: Settlement[Any], error: Exception) -> None:
         """Let go of it: what is held no longer is renewed no longer."""
         self._ledger.forget((item.delivery,))
@@ -125,7 +163,7 @@ class Settler:
             "an outcome could not be written and its message will come back when the lease lapses: %s",
             error,
             extra=extra,
-            exc_info=None if isinstance(error, BrokerError) else error,
+            exc_info=error,
         )
 
     def lost_by_keeper(self, delivery: Delivery[Any]) -> None:
@@ -143,10 +181,10 @@ class Settler:
             self._telemetry.emit(LeaseLost(delivery.source, delivery.group, message.type, message.id))
 
     def _perhaps_lost(self, delivery: Delivery[Any]) -> None:
-        """An earlier try may have been applied before the connection broke; then nothing is lost at all."""
+        """An earlier try may have been applied although it failed; then nothing is lost at all."""
         message = delivery.message
         extra = {"stream": delivery.source, "type": message.type, "id": message.id}
-        logger.info("settled before the connection broke, or the lease was lost meanwhile", extra=extra)
+        logger.info("settled by a try that failed, or the lease was lost meanwhile", extra=extra)
 
     def _count(self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool) -> None:
         counters = self._ledger.counters

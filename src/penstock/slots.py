@@ -37,11 +37,18 @@ class Slots:
         self._idle: list[asyncio.Future[None]] = []
         self._suspect: Delivery[Any] | None = None
         self._waking = self._yielding = 0
+        self._stopped = False
         self.running = 0
 
     def start(self) -> None:
         """Start the tasks."""
+        self._stopped = False
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{n}") for n in range(self._concurrency)]
+
+    @property
+    def alive(self) -> bool:
+        """Whether every slot still takes work; one ends only with the whole, or by a fault of ours."""
+        return not any(task.done() for task in self._tasks)
 
     def wake(self) -> None:
         """There is work: one slot is enough, it wakes the next. No more than a few are on their way at once."""
@@ -54,6 +61,7 @@ class Slots:
 
     async def stop(self) -> None:
         """Cancel whatever runs and wait until it has ended; what was running is released."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -101,6 +109,8 @@ class Slots:
                 await self._yield()
 
     async def _rest(self) -> None:
+        if self._stopped:  # its handler came to an end on the cancellation, as if it had been its own
+            raise asyncio.CancelledError
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(future)
         try:

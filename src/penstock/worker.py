@@ -102,6 +102,9 @@ class Worker:
         """
         if self._starting is None:
             self._stopping = None
+            # Here, not in the task: who wants it down before that has begun is heard
+            self._wanted_down.clear()
+            self._hurry.clear()
             self._starting = asyncio.create_task(self._start())
         try:
             await self._starting
@@ -113,8 +116,6 @@ class Worker:
     async def _start(self) -> None:
         around = self._around = Surroundings(self._around.clock, self._around.dice, self._around.telemetry)
         self._started_at = around.clock.time()
-        self._wanted_down.clear()
-        self._hurry.clear()
         self._quiet = False
         try:
             for consumer in self.consumers:
@@ -137,8 +138,10 @@ class Worker:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
         with heeding(self._actions()):  # from the first fetch on, none of them may end the process by itself
             await self.start()
-            await self._wanted_down.wait()
-            await self.stop()
+            try:
+                await self._wanted_down.wait()
+            finally:  # who cancels it wants it down too
+                await self.stop()
 
     def shut_down(self) -> None:
         """Ask ``run`` to come to its end; the second time, to hurry. Safe in a signal handler of the loop."""

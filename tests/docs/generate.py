@@ -21,7 +21,9 @@ from penstock import broker as port
 from penstock import config, errors, open_broker, telemetry
 from penstock.cli.root import root
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = DOCS / "reference"
+DECISIONS = DOCS / "explanation" / "decisions"
 
 BROKERS = {
     "memory": "memory://",
@@ -230,6 +232,17 @@ def faults() -> str:
     return table([*head, "red after / green after", "log lines"], rows)
 
 
+def decisions() -> str:
+    """Every decision by its heading, ``# 0001: What was decided``."""
+    headings = [(page, page.read_text(encoding="utf-8").partition("\n")[0]) for page in sorted(DECISIONS.glob("*.md"))]
+    rows: list[tuple[str, str]] = []
+    for page, heading in headings:
+        number, _, decision = heading.removeprefix("# ").partition(": ")
+        assert number == page.name[:4], f"{page.name} begins with {heading!r}, not with its number and a colon"
+        rows.append((f"[{number}](decisions/{page.name})", decision))
+    return table(("", "decision"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "capabilities": capabilities,
     "protocols": protocols,
@@ -241,6 +254,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
     "faults": faults,
+    "decisions": decisions,
 }
 
 
@@ -256,7 +270,7 @@ def renewed(text: str) -> str:
 
 def pages() -> Iterator[Path]:
     """The pages with generated parts."""
-    for page in sorted(REFERENCE.glob("*.md")):
+    for page in sorted(DOCS.glob("**/*.md")):
         if "<!-- generated:" in page.read_text(encoding="utf-8"):
             yield page
 

@@ -106,7 +106,9 @@ class Supervised:
             await asyncio.sleep(0.01)
 
     async def until_ready(self, count: int) -> None:
-        await self.until(lambda: self.count(f"all {count} processes are ready"))
+        told = f"all {count} processes are ready"
+        await self.until(lambda: self.count(told))
+        assert count <= self.log.partition(told)[0].count("penstock: worker started"), self.log
 
     async def exited(self, within: float = PATIENCE) -> int:
         await self.until(lambda: self.exit_code is not None, within)

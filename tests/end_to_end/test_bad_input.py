@@ -21,6 +21,7 @@ from penstock import (
     Limits,
     Message,
     Options,
+    Release,
     Retry,
     RetryPolicy,
 )
@@ -195,6 +196,11 @@ class Mute(Exception):
         raise AttributeError("nothing to say")
 
 
+class Mumble:
+    def __repr__(self) -> str:
+        raise AttributeError("nothing to say")
+
+
 def _broken_backoff(attempt: int) -> float:
     raise ZeroDivisionError(attempt)
 
@@ -208,12 +214,16 @@ BAD_HANDLERS: dict[str, Callable[[], Any]] = {
     "a wish to retry with a text for an error": lambda: Retry(0.01, "because"),  # type: ignore[arg-type]
     "a dead letter with a text for an error": lambda: DeadLetter("why", "because"),  # type: ignore[arg-type]
     "a dead letter with an error for a reason": lambda: DeadLetter(ValueError("why")),  # type: ignore[arg-type]
+    "a dead letter with a reason that cannot say what it is": lambda: DeadLetter(Mumble()),  # type: ignore[arg-type]
+    "a dead letter with a meta that cannot say what it is": lambda: DeadLetter("why", meta=Mumble()),
     "a dead letter with a meta that is no value": lambda: DeadLetter("why", meta=object()),
     "a wish to retry that is no number": lambda: Retry(delay="soon"),  # type: ignore[arg-type]
     "a wish to retry never": lambda: Retry(delay=float("nan")),
     "a wish to retry before": lambda: Retry(delay=-5.0),
     "a wish to retry at the end of time": lambda: Retry(delay=float("inf")),
+    "a wish to retry in more seconds than there are numbers": lambda: Retry(delay=10**400),
     "a wish to retry with a backoff that fails": Retry,
+    "a release in more seconds than there are numbers": lambda: Release(delay=10**400),
 }
 
 

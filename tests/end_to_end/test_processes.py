@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +156,29 @@ async def test_a_reload_into_a_broken_program_keeps_the_old_processes_at_work(
     assert await supervised.exited(15.0) == 0
 
 
+async def test_a_reload_that_is_asked_for_while_another_one_is_failing_is_done(
+    sqlite_url: str, supervise: Supervise, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    supervised = supervise(sqlite_url, "--processes", "2")
+    await supervised.until_ready(2)
+    before = supervised.children
+    working = (supervised.directory / "supervised_jobs.py").read_text()
+    mark = f"import pathlib, time\npathlib.Path({str(tmp_path / 'read')!r}).touch()\n"
+    waiting = f"while not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    supervised.write(mark + waiting + "raise RuntimeError('half a deploy')")
+    supervised.signal(signal.SIGHUP)
+    await supervised.until((tmp_path / "read").exists)
+    supervised.write(working)
+    supervised.signal(signal.SIGHUP)
+    await supervised.until(lambda: supervised.count("reload: replacing") == 2)
+    gate.touch()
+    await supervised.until(lambda: supervised.count("reload done"))
+    assert "half a deploy" in supervised.log
+    assert set(before) & set(supervised.children) == set()
+    assert 2 == len(supervised.children)
+
+
 async def test_sigterm_during_a_reload_does_not_hurry_what_drains_already(
     sqlite_url: str, supervise: Supervise
 ) -> None:
@@ -205,6 +230,20 @@ async def test_children_of_a_killed_supervisor_drain_and_end(sqlite_url: str, su
     assert 0 == (await fleet.until_empty()).size
 
 
+async def test_children_that_were_starting_when_their_supervisor_was_killed_do_not_live_on(
+    sqlite_url: str, supervise: Supervise, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    waiting = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    (tmp_path / "waiting_jobs.py").write_text(waiting + "from supervised_jobs import worker\n")
+    supervised = supervise(sqlite_url, "--processes", "2", module="waiting_jobs")
+    await supervised.until(lambda: len(supervised.started) == 2)
+    supervised.kill()
+    gate.touch()
+    await supervised.until(lambda: supervised.children == [], 15.0)
+    assert 2 == supervised.count("the supervisor is gone")
+
+
 async def test_a_child_is_recycled_after_its_jobs_and_no_metric_goes_back(main_url: str, supervise: Supervise) -> None:
     supervised = supervise(main_url, "--processes", "2", "--max-jobs", "50", *METRICS, concurrency=2)
     fleet = supervised.fleet
@@ -223,6 +262,19 @@ async def test_a_child_is_recycled_after_its_jobs_and_no_metric_goes_back(main_u
     await supervised.until_value('penstock_stream_size{stream="jobs"}', 0.0)
     assert "(jobs)" in supervised.log
     assert {number: starts for number, starts in fleet.executions().items() if len(starts) > 1} == {}
+
+
+async def test_children_that_are_due_together_are_recycled_one_at_a_time(sqlite_url: str, supervise: Supervise) -> None:
+    supervised = supervise(sqlite_url, "--processes", "3", "--max-jobs", "1", concurrency=1)
+    await supervised.until_ready(3)
+    first = supervised.children
+    await supervised.fleet.send(*(Job(n, "sleep", 0.3) for n in range(1, 10)))
+    await supervised.until(lambda: not set(first) & set(supervised.children))
+    log = supervised.log
+    replaced = re.findall(r"replacing process (\d+) \(jobs\)", log)
+    assert set(map(str, first)) <= set(replaced)
+    for before, after in itertools.pairwise(replaced):
+        assert log.index(f"[{before}] penstock: worker stopped") < log.index(f"replacing process {after} ")
 
 
 async def test_a_child_that_takes_too_much_memory_is_recycled_once_it_has_worked(
@@ -294,6 +346,8 @@ async def test_a_quiet_fleet_takes_nothing_new_until_a_reload(sqlite_url: str, s
     await fleet.send(Job(1))
     os.kill(supervised.children[0], signal.SIGKILL)
     await supervised.until(lambda: supervised.count("was killed by SIGKILL"))
+    supervised.signal(signal.SIGTTIN)
+    await supervised.until(lambda: supervised.count("child 1: no process"))  # nobody comes in its place
     supervised.signal(signal.SIGHUP)
     await finished(fleet, 1)
     await supervised.until_value("penstock_children_ready", 2.0)

@@ -11,7 +11,7 @@ from typing import Any
 from tests.end_to_end.fleet import Line, Member
 from tests.faults.stage import Stage
 
-TOLD = re.compile(r"(lease lost|lease was lost|settled before the connection broke).*\[id=(.+)\]$")
+TOLD = re.compile(r"(lease lost|lease was lost|settled by a try that failed).*\[id=(.+)\]$")
 RETRIED = re.compile(r"retry in .*: ConnectionFailed.*\[id=(.+)\]$")
 OUTAGE = re.compile(r"^ERROR (.+) of .+: broker unavailable")
 OVER = re.compile(r"^WARNING (.+) of .+: broker back")

@@ -16,7 +16,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ class OwnServer(Server):
     def kill(self) -> None:
         """``kill -9``: what is not on disk is gone."""
         self._end(signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self) -> Generator[None]:
+        """SIGSTOP while the block runs: it takes what comes, and answers it afterwards."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         """Stop in an orderly way and start again, on the same port, with what is on disk."""

@@ -110,7 +110,16 @@ async def test_the_first_message_of_a_batch_waits_for_others_and_no_longer_than_
         await asyncio.sleep(10 - asyncio.get_running_loop().time() % 10)
         await made.send(3, 4, 5)  # enough: nobody waits
         await made.settled(5)
-    assert batches == [(pytest.approx(12.0), [1, 2]), (pytest.approx(20.0), [3, 4, 5])]
+        await asyncio.sleep(30 - asyncio.get_running_loop().time())
+        for n in (6, 7, 8):  # enough with the last of them
+            await made.send(n)
+            await asyncio.sleep(0.5)
+        await made.settled(8)
+    assert batches == [
+        (pytest.approx(12.0), [1, 2]),
+        (pytest.approx(20.0), [3, 4, 5]),
+        (pytest.approx(31.0), [6, 7, 8]),
+    ]
 
 
 @virtual
@@ -130,6 +139,8 @@ async def test_each_batch_takes_a_slot_and_the_slots_are_filled() -> None:
     async with made.worker:
         await asyncio.sleep(3)
         assert made.consumer.in_flight == 3
+        (running,) = made.consumer.running
+        assert len(running.ledger.held) == 300  # the next batches are here already
         await made.settled(600)
     assert most == 3
     assert sizes == [50] * 12
@@ -276,6 +287,101 @@ async def test_what_outlived_an_owner_makes_a_batch_by_itself() -> None:
     async with made.worker:
         await made.settled(5)
     assert batches == [[(4, 0), (5, 0)], [(1, 1)], [(2, 1)], [(3, 1)]]
+
+
+@virtual
+async def test_suspects_run_one_at_a_time_beside_batches_and_with_nobody_in_theirs() -> None:
+    batches, suspects, most = list[list[int]](), 0, 0
+
+    async def handle(items: list[Item], contexts: list[Context]) -> None:
+        nonlocal suspects, most
+        batches.append([item.n for item in items])
+        suspects += contexts[0].attempt
+        most = max(most, suspects)
+        await asyncio.sleep(5)
+        suspects -= contexts[0].attempt
+
+    made = House(handle, Batch(size=5, wait=0.1), concurrency=3, claim=Claim(min_idle=2.0, interval=0.5))
+    await made.send(1, 2)
+    dead = MemoryBroker(made.broker._system, identity="dead")
+    assert len(await dead.fetch(Subscription(source="s", lease=2.0), 2, 0.0)) == 2
+    async with made.worker:
+        await made.send(3, 4)
+        await asyncio.sleep(1)
+        await made.send(5, 6, 7, 8, 9, 10)
+        await asyncio.sleep(1.4)  # all slots are taken when the dead one's lease lapses
+        await made.send(11, 12)
+        await made.settled(12)
+    assert most == 1
+    assert [each for each in batches if {1, 2} & {*each}] == [[1], [2]]
+
+
+@virtual
+async def test_what_is_lost_while_the_handler_of_another_type_runs_is_not_begun() -> None:
+    gate, calls = asyncio.Event(), list[list[int]]()
+
+    async def handle(items: list[Item]) -> None:
+        await gate.wait()
+
+    async def other(items: list[dict[str, int]]) -> None:
+        calls.append([item["n"] for item in items])
+
+    made = House(handle)
+    made.consumer.handle(other, dict, types="other")
+    await made.send(1)
+    await made.send(2, 3, type="other")
+    async with made.worker:
+        await asyncio.sleep(1)
+        (running,) = made.consumer.running
+        (lost,) = [each for each in running.ledger.held.values() if each.message.body == b'{"n":2}']
+        running.ledger.lose(lost)
+        gate.set()
+        await made.settled(2)
+    assert calls == [[3]]
+
+
+@virtual
+async def test_an_item_that_comes_again_is_not_settled_by_the_execution_that_lost_it() -> None:
+    gates, calls = [asyncio.Event(), asyncio.Event()], list[list[int]]()
+
+    async def handle(items: list[Item]) -> list[Outcome]:
+        calls.append([item.n for item in items])
+        await gates[len(calls) - 1].wait()
+        return [DeadLetter("first") if len(items) > 1 else Ack() for _ in items]
+
+    made = House(handle, concurrency=2)
+    await made.send(1, 2)
+    async with made.worker:
+        await asyncio.sleep(1)
+        (running,) = made.consumer.running
+        again = next(each for each in running.ledger.held.values() if each.message.body == b'{"n":2}')
+        running.ledger.lose(again)
+        running.accept([again])
+        await asyncio.sleep(1)
+        gates[0].set()
+        await made.settled(1)
+        gates[1].set()
+        await made.settled(2)
+        assert await made.letters() == [(b'{"n":1}', "first")]
+    assert calls == [[1, 2], [2]]
+    assert made.consumer.counters.acked == 1
+
+
+@virtual
+async def test_a_stop_releases_at_once_what_waits_for_the_handler_of_another_type() -> None:
+    async def handle(items: list[Item]) -> None:
+        await asyncio.sleep(60)
+
+    async def other(items: list[dict[str, int]]) -> None: ...
+
+    made = House(handle)
+    made.consumer.handle(other, dict, types="other")
+    await made.send(1)
+    await made.send(2, 3, type="other")
+    await made.worker.start()
+    await asyncio.sleep(1)
+    assert not await made.worker.stop(0.0)
+    assert made.consumer.counters.released == 3
 
 
 @virtual

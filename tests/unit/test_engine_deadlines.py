@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Consumer, Context, Options, Outcome, Producer, Retry, RetryPolicy, Worker
-from penstock.broker import Outgoing
+from penstock.broker import Outgoing, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.clock import Clock
 from penstock.deadlines import TICK, Deadlines, Watch
@@ -435,6 +435,17 @@ async def test_a_retry_that_comes_too_late_has_expired_too() -> None:
         await made.settled(4)
         assert await made.letters() == [("expired", None)]
     assert ran == [0, 1, 2]
+
+
+@virtual
+async def test_an_expiry_counts_from_the_sending_a_delay_included() -> None:
+    clock = VirtualClock()
+    broker = MemoryBroker(MemorySystem(clock))
+    sent = round(clock.time() * 1000)
+    await Producer(broker, "s", dict, clock=clock).send({}, delay=20, expires=30)
+    await asyncio.sleep(21)
+    found = await broker.fetch(Subscription(source="s"), 9, 0.0)
+    assert [delivery.message.headers for delivery in found] == [{"expiresAt": sent + 30_000}]
 
 
 @virtual

@@ -32,6 +32,7 @@ from penstock import (
 from penstock.broker import Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import ConfigurationError
+from penstock.message import Delivery, Message
 from penstock.ordering import OrderedLedger
 from penstock.telemetry import Telemetry
 from penstock.testing import VirtualClock, run_virtual
@@ -442,3 +443,20 @@ def test_turns_are_kept_whatever_happens(plans: list[Plan], slots: int, stop_at:
     assert set(story.inside.values()) <= {0}
     if stop_at is None and not any("lose" in script for _, script in plans):
         assert all(numbers == sorted(numbers) for numbers in story.begun.values())
+
+
+async def test_giving_back_leaves_no_suspect_of_a_key_to_begin_afterwards() -> None:
+    ledger = OrderedLedger(5, VirtualClock())
+    suspects = [
+        Delivery(message=Message(id=str(n), type="t", body=b"", key="k"), source="s", group="g", receipt=n, count=3)
+        for n in range(3)
+    ]
+    ledger.add(suspects)
+    first = ledger.suspects.popleft()
+    assert ledger.may_run(first)
+    for each in (ledger.suspects.popleft(), ledger.suspects.popleft()):
+        assert not ledger.may_run(each)
+    ledger.finish(first, Release())  # its turn passes to the second, which waits for a slot
+    ledger.give_back()
+    assert ["0", "1", "2"] == [item.delivery.message.id for item in ledger.finished]
+    assert (0, 0, 0) == (len(ledger.suspects), len(ledger.ready), ledger.aside)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from penstock import Consumer, Context, Inspector, Producer, RetryPolicy, Send, Worker
+from penstock import Claim, Consumer, Context, Inspector, Producer, RetryPolicy, Send, Worker
+from penstock.broker import Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
-from penstock.errors import AccessDenied, UnsupportedFeature
-from penstock.telemetry import Telemetry
+from penstock.errors import AccessDenied, ConnectionFailed, UnsupportedFeature
+from penstock.telemetry import Outage, Telemetry
 from penstock.testing import VirtualClock, run_virtual
 
 
@@ -25,11 +26,12 @@ class House:
         self.broker = kind(self.system, identity="w")
         self.producer = Producer(MemoryBroker(self.system, identity="p"), "s", dict, clock=self.clock)
         self.began: list[int] = []
+        self.telemetry = Telemetry()
         self.consumer = Consumer(
             self.broker, "s", dict, self.handle, **{"concurrency": 2, "retry": RetryPolicy(backoff=5.0), **terms}
         )
         self.worker = Worker(
-            self.consumer, lease_thread=False, clock=self.clock, dice=random.Random(1), telemetry=Telemetry()
+            self.consumer, lease_thread=False, clock=self.clock, dice=random.Random(1), telemetry=self.telemetry
         )
 
     async def handle(self, job: dict[str, Any], context: Context) -> None:
@@ -72,6 +74,34 @@ async def test_a_paused_consumer_finishes_what_runs_and_gives_back_the_rest() ->
         assert sorted(made.began) == list(range(10))
         assert made.consumer.counters.acked == 10
         assert made.worker.presence(made.broker).paused == ()
+
+
+@virtual
+async def test_a_paused_consumer_takes_nothing_over_from_the_dead() -> None:
+    made = House(claim=Claim(min_idle=2.0, interval=0.5))
+    await made.consumer.pause()
+    async with made.worker:
+        await made.send(1)
+        dead = MemoryBroker(made.system, identity="dead")
+        assert len(await dead.fetch(Subscription(source="s", lease=2.0), 1, 0.0)) == 1
+        await asyncio.sleep(10)
+        assert (made.began, made.consumer.counters.reclaimed) == ([], 0)
+        await made.consumer.resume()
+        await asyncio.sleep(1)
+        assert (made.began, made.consumer.counters.reclaimed) == ([1], 1)
+
+
+@virtual
+async def test_what_one_broker_has_paused_goes_on_at_another() -> None:
+    one, two = House(), House()
+    worker = Worker(one.consumer, two.consumer, lease_thread=False, clock=one.clock, telemetry=Telemetry())
+    await one.broker.open()
+    await one.broker.pause("s")
+    async with worker:
+        await one.send(1)
+        await two.send(2)
+        await asyncio.sleep(10)
+        assert (one.began, two.began) == ([], [2])
 
 
 @virtual
@@ -121,6 +151,33 @@ async def test_a_paused_worker_stops_and_a_quiet_one_does_not_go_on() -> None:
 
 
 @virtual
+async def test_an_outage_does_not_outlast_the_intake_that_was_paused_in_it() -> None:
+    class Cut(MemoryBroker):
+        cut = True
+
+        async def fetch(self, subscription: Any, limit: int, wait: float) -> Any:
+            if limit and self.cut:
+                raise ConnectionFailed("cut")
+            return await super().fetch(subscription, limit, wait)
+
+    made = House(kind=Cut)
+    events = list[Outage]()
+    made.telemetry.subscribe(lambda event: events.append(event) if isinstance(event, Outage) else None)
+    async with made.worker:
+        await asyncio.sleep(1)
+        assert not made.worker.ready
+        await made.consumer.pause()
+        assert made.worker.ready
+        await made.consumer.resume()
+        await asyncio.sleep(1)
+        assert not made.worker.ready
+        Cut.cut = False
+        await asyncio.sleep(20)
+        assert made.worker.ready
+    assert [False, True, False, True] == [event.ended for event in events]
+
+
+@virtual
 async def test_an_ordered_consumer_goes_on_where_it_was() -> None:
     made = House(ordered=True)
     await made.send(1, fails=True)
@@ -135,7 +192,12 @@ async def test_an_ordered_consumer_goes_on_where_it_was() -> None:
         assert made.consumer.counters.acked == 3
         (running,) = made.consumer.running
         assert running.ledger.aside == 0
-    assert sorted(made.began) == [1, 1, 2, 3]
+        assert sorted(made.began) == [1, 1, 2, 3]
+        made.began.clear()
+        await made.send(4, fails=True)
+        await made.send(5)
+        await asyncio.sleep(20)
+        assert made.began == [4, 4, 5]  # retries keep their turn as they did before
 
 
 @virtual

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penstock.broker import Subscription
-from penstock.brokers.memory import MemoryBroker
+from penstock.broker import Outgoing, Subscription
+from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.contrib.prometheus import PrometheusMetrics
-from penstock.ledger import Ledger
-from penstock.message import Delivery
+from penstock.ledger import Ledger, suspect_count
+from penstock.message import Delivery, Message
 from penstock.services.reclaimer import Reclaimer
 from penstock.telemetry import Event, LostPayload, Telemetry
+from penstock.testing.clock import ManualClock
 
 SUBSCRIPTION = Subscription(source="s", group="g")
 
@@ -56,3 +57,30 @@ async def test_a_broker_that_nobody_else_can_delete_from_is_not_asked(caplog: py
     hub = Telemetry()
     await reclaimer_of(MemoryBroker(), hub).run_once()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(("limit", "deaths"), [(5, 2), (2, 1)])
+async def test_a_suspect_is_taken_only_while_no_other_is_held_not_even_one_that_runs(limit: int, deaths: int) -> None:
+    clock = ManualClock()
+    system = MemorySystem(clock)
+    broker, dying = MemoryBroker(system, identity="w"), MemoryBroker(system, identity="dying")
+    await broker.publish([Outgoing(destination="s", message=Message(type="t", body=b"%d" % n)) for n in range(3)])
+    await dying.fetch(SUBSCRIPTION, 3, 0.0)
+    await clock.advance(SUBSCRIPTION.lease)
+    for _ in range(deaths - 1):
+        await dying.reclaim(SUBSCRIPTION, 3)
+        await clock.advance(SUBSCRIPTION.lease)
+    ledger = Ledger(limit)
+    reclaimer = Reclaimer(
+        broker, SUBSCRIPTION, ledger, ledger.add, lambda: 10, Telemetry(), suspect_count=suspect_count(limit)
+    )
+    ran = list[bytes]()
+    for _ in range(3):
+        pause = await reclaimer.run_once()
+        running = ledger.suspects.popleft()  # by a slot
+        ran.append(running.message.body)
+        assert pause < await reclaimer.run_once() < 1.0
+        assert 1 == len(ledger.held)
+        ledger.forget((running,))
+    await reclaimer.run_once()
+    assert [b"0", b"1", b"2"] == ran

@@ -106,10 +106,10 @@ async def test_an_outcome_that_was_applied_before_the_connection_broke_is_no_los
     assert desk.ledger.held == {}
     assert desk.ledger.counters.lost == 0
     assert [event for event in desk.events if isinstance(event, LeaseLost)] == []
-    assert "settled before the connection broke" in caplog.text
+    assert "settled by a try that failed" in caplog.text
 
 
-async def test_one_outcome_that_is_refused_holds_up_no_neighbour_and_is_let_go(
+async def test_one_outcome_that_is_refused_holds_up_no_neighbour_and_is_tried_until_it_is_accepted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     desk = Desk()
@@ -118,10 +118,45 @@ async def test_one_outcome_that_is_refused_holds_up_no_neighbour_and_is_let_go(
     await desk.settle((good, ACK), (bad, DeadLetter("x")), (fine, ACK))
     assert desk.ledger.counters.acked == 2
     assert desk.ledger.counters.dead == 0
-    assert desk.ledger.held == {}  # nobody renews it: it comes back when its lease lapses
-    assert "comes back" in caplog.text or "come back" in caplog.text
-    await desk.clock.advance(31.0)
-    assert [d.message.id for d in await desk.broker.reclaim(SUBSCRIPTION, 10)] == [bad.message.id]
+    assert [*desk.ledger.held] == [bad.message.id]  # the keeper renews it: the work that was done is not done again
+    assert desk.settler.down
+    for _ in range(20):
+        await desk.clock.advance(60.0)
+        await desk.settler.settle(desk.ledger.finished[:])
+        desk.ledger.finished.clear()
+    assert desk.broker.calls > 20
+    desk.broker.fail = lambda _: None
+    await desk.clock.advance(60.0)
+    await desk.settler.settle(desk.ledger.finished)
+    assert (desk.ledger.held, desk.settler.down, desk.ledger.counters.dead) == ({}, False, 1)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        "an outcome was refused, trying again: no"
+    ]
+
+
+async def test_a_refused_outcome_whose_lease_is_lost_meanwhile_is_tried_no_more() -> None:
+    desk = Desk()
+    (bad,) = await desk.take(1)
+    desk.broker.fail = lambda _: BrokerError("no")
+    await desk.settle((bad, DeadLetter("x")))
+    assert desk.ledger.lose(bad)
+    await desk.clock.advance(60.0)
+    assert (desk.ledger.finished, desk.settler.down) == ([], False)
+
+
+async def test_what_a_refused_batch_had_applied_already_is_no_lost_lease() -> None:
+    desk = Desk()
+    good, bad = await desk.take(2)
+
+    def refuse(batch: Sequence[Settlement[int]]) -> Exception | None:
+        return BrokerError("no") if any(item.delivery is bad for item in batch) else None
+
+    desk.broker.fail = refuse
+    await desk.broker.settle([Settlement(delivery=good, outcome=ACK)])  # as a driver does before it meets the bad one
+    await desk.settle((good, ACK), (bad, DeadLetter("x")))
+    assert desk.ledger.counters.lost == 0
+    assert [event for event in desk.events if isinstance(event, LeaseLost)] == []
+    assert [*desk.ledger.held] == [bad.message.id]
 
 
 async def test_a_lone_outcome_that_is_refused_is_let_go_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,14 +34,19 @@ def delivery(number: int, count: int = 1) -> Delivery[int]:
 class House:
     """Slots over a ledger, with a handler that counts who is in."""
 
-    def __init__(self, handler: Callable[[int], Awaitable[Outcome | None]], *listeners: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[int], Awaitable[Outcome | None]],
+        *listeners: Callable[[Any], None],
+        codec: JsonCodec | None = None,
+    ) -> None:
         self.ledger = Ledger(5)
         self.inside: set[int] = set()
         self.most = 0
         self.began: list[int] = []
         self._handler = handler
         registry = Registry()
-        registry.add(self._handle, JsonCodec(dict))
+        registry.add(self._handle, codec or JsonCodec(dict))
         clock = ManualClock()
         executor = Executor(registry=registry, policy=RetryPolicy(max_attempts=5), identity="w", clock=clock)
         self.slots = Slots(self.ledger, executor, CONCURRENCY, clock, Telemetry(*listeners))
@@ -246,3 +252,59 @@ async def test_listeners_hear_of_each_start_and_end_and_a_broken_one_disturbs_no
         await made.until(lambda: len(events) == 6)
     assert [type(event) for event in events] == [Started, Finished] * 3
     assert [event.outcome for event in events if isinstance(event, Finished)] == ["ack", "retry", "ack"]
+
+
+async def test_a_codec_that_panics_costs_its_message_and_not_the_slot() -> None:
+    class Panic(BaseException):
+        """As bindings to other languages raise it: no Exception."""
+
+    class Panicky(JsonCodec):
+        def decode(self, body: bytes) -> Any:
+            payload = super().decode(body)
+            if payload["number"] == 0:
+                raise Panic
+            return payload
+
+    async def handler(number: int) -> None: ...
+
+    made = House(handler, codec=Panicky(dict))
+    made.slots.start()
+    made.add(*map(delivery, range(10)))
+    await made.until(lambda: len(made.ledger.finished) == 10)
+    await made.slots.stop()
+    outcome = made.outcomes()["0"]
+    assert isinstance(outcome, DeadLetter)
+    assert ("undecodable", list(range(1, 10))) == (outcome.reason, sorted(made.began))
+
+
+async def test_a_handler_that_ends_in_peace_when_it_is_cancelled_does_not_hold_up_the_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(number: int) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    made = House(handler)
+    made.slots.start()
+    made.add(delivery(1))
+    await made.until(lambda: made.inside == {1})
+    async with asyncio.timeout(4):
+        await made.slots.stop()
+    assert {"1": ACK} == made.outcomes()
+    assert caplog.records == []
+
+
+async def test_a_slot_that_has_ended_by_itself_is_seen() -> None:
+    async def handler(number: int) -> None:
+        if number == 1:
+            raise GeneratorExit  # what closing a coroutine raises in it: it cannot be caught like other errors
+
+    made = House(handler)
+    made.slots.start()
+    made.add(delivery(0))
+    await made.until(lambda: 0 in made.began)
+    assert made.slots.alive
+    made.add(delivery(1))
+    await made.until(lambda: not made.slots.alive)
+    with contextlib.suppress(GeneratorExit):
+        await made.slots.stop()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from penstock import Claim, Consumer, Producer, RetryPolicy, Worker
+from penstock import Claim, Consumer, Context, Producer, RetryPolicy, Worker
 from penstock.broker import Broker, Presence, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import AccessDenied, ConfigurationError, ConnectionFailed
@@ -179,6 +180,18 @@ async def test_a_signal_during_the_start_stops_the_worker_in_an_orderly_way() ->
     assert (await broker.stats("s")).size == 0
 
 
+async def test_who_asks_it_to_shut_down_before_the_first_step_of_its_start_is_heard() -> None:
+    worker = Worker(consumer(MemoryBroker()))
+
+    async def hasty() -> None:
+        worker.shut_down()
+
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(hasty())
+        await worker.run()
+        await first
+
+
 async def test_run_serves_until_asked_to_shut_down() -> None:
     worker = Worker(consumer(MemoryBroker()))
     async with asyncio.timeout(10):
@@ -187,6 +200,18 @@ async def test_run_serves_until_asked_to_shut_down() -> None:
             await asyncio.sleep(0.001)
         worker.shut_down()
         await serving
+    assert not worker.consumers[0].running
+
+
+async def test_a_run_that_is_cancelled_stops_the_worker() -> None:
+    worker = Worker(consumer(MemoryBroker()))
+    async with asyncio.timeout(10):
+        serving = asyncio.create_task(worker.run())
+        while not worker.ready:
+            await asyncio.sleep(0.001)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
     assert not worker.consumers[0].running
 
 
@@ -231,3 +256,24 @@ async def test_a_lease_that_the_keeper_lost_is_told_to_the_handler_and_its_outco
         while not counters.lost:
             await asyncio.sleep(0.001)
         assert counters.acked == 0
+
+
+async def test_a_handler_that_blocks_the_loop_hears_of_its_lost_lease_all_the_same() -> None:
+    """The lease keeper's own thread tells its context: nobody else could."""
+    system, told = MemorySystem(), list[bool]()
+    broker = MemoryBroker(system, identity="w")
+
+    async def handle(payload: dict[str, Any], context: Context) -> None:
+        system.streams["s"].groups["default"].leased.clear()  # another worker has taken it, and settled it
+        until = time.monotonic() + 20.0
+        while not context.lease_lost and time.monotonic() < until:
+            time.sleep(0.005)
+        told.append(context.lease_lost)
+
+    blocking = Consumer(broker, "s", dict, handle, claim=Claim(min_idle=0.4))
+    await Producer(broker, "s", dict).send({})
+    async with Worker(blocking), asyncio.timeout(30):
+        while not told or not blocking.counters.lost:
+            await asyncio.sleep(0.001)
+    assert told == [True]
+    assert (blocking.counters.lost, blocking.counters.acked) == (1, 0)

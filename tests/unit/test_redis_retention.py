@@ -59,6 +59,23 @@ async def test_limits_keep_the_newest_acked_entries_and_everything_leased(
     await broker.close()
 
 
+async def test_limits_of_age_remove_what_is_old_and_acked_and_nothing_else(
+    redis_url: str, shared_server: Server
+) -> None:
+    broker = RedisStreamsBroker.from_url(redis_url, retention="limits", max_age=3600.0)
+    for n in range(1, 7):  # written when the world was young
+        shared_server.call("XADD", "s", f"{n}-0", "headers", '{"type":"t"}', "payload", "1")
+    await ack(broker, FAST, 2)
+    held = await broker.fetch(FAST, 4, 0.0)
+    await publish(broker, 3)
+    await ack(broker, FAST, 3)
+    assert 2 == await broker.trim(FAST)
+    await broker.settle([Settlement(delivery=each, outcome=ACK) for each in held])
+    assert 4 == await broker.trim(FAST)
+    assert 3 == shared_server.call("XLEN", "s")
+    await broker.close()
+
+
 async def test_a_second_group_cannot_join_a_work_queue(redis_url: str, shared_server: Server) -> None:
     broker = RedisStreamsBroker.from_url(redis_url, retention="workqueue")
     await publish(broker, 3)

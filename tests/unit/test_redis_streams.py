@@ -12,10 +12,16 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
+from penstock import Claim, Consumer, Context, Worker
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
-from penstock.brokers.redis_streams.settling import Native
+from penstock.brokers.redis_streams.options import Keys, Receipt
+from penstock.brokers.redis_streams.reading import Membership
+from penstock.brokers.redis_streams.scripts import CLAIM, SETTLE
+from penstock.brokers.redis_streams.settling import Batch, Native
+from penstock.clients.redis import Script
 from penstock.errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError
 from penstock.message import Delivery, Message
 from penstock.outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -136,6 +142,22 @@ async def test_an_outcome_that_cannot_be_written_leaves_its_message_leased(
     shared_server.call("DEL", "s:retry")
     assert [first, third] == await broker.settle(settlements)
     assert 1 == shared_server.call("ZCARD", "s:retry")
+
+
+@pytest.mark.parametrize("outcome", [ACK, Retry(0.0), DeadLetter("no"), Release()])
+async def test_a_server_that_takes_no_writes_for_now_is_asked_again(
+    broker: RedisStreamsBroker, shared_server: Server, outcome: Outcome
+):
+    """No replicas, a full disk: it says nothing about the outcome, and giving that up would run the message twice."""
+    await send(broker, b"1")
+    held = await broker.fetch(SUB, 1, 0.0)
+    shared_server.call("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        with pytest.raises(ConnectionFailed, match="NOREPLICAS"):
+            await settle(broker, held, outcome)
+    finally:
+        shared_server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+    await settle(broker, held, outcome)
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -278,6 +300,25 @@ async def test_closing_leaves_no_owner_behind(make: Make, shared_server: Server)
     assert [b"1", b"2"] == [d.message.body for d in await drain(make())]
 
 
+async def test_closing_leaves_every_group_that_can_be_reached(make: Make, shared_server: Server):
+    """One shard may be on a node that is down: what is held of the others is given back all the same."""
+    broker = make()
+    for name in ("a", "s", "z"):
+        await broker.publish([Outgoing(destination=name, message=Message(type="t", body=b"1"))])
+        assert 1 == len(await broker.fetch(Subscription(source=name, group="g"), 1, 0.0))
+    run = broker._client.run
+
+    async def without_one(script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        if keys[0] == "a":
+            raise ConnectionFailed("this node is down")
+        return await run(script, keys, args)
+
+    broker._client.run = without_one  # type: ignore[method-assign]
+    await broker.close()
+    held = [raw(shared_server, "XINFO", "CONSUMERS", name, "g") for name in ("a", "s", "z")]
+    assert [1, 0, 0] == [sum(broker.identity.encode() in consumer for consumer in each) for each in held]
+
+
 async def test_closing_ends_a_waiting_fetch(broker: RedisStreamsBroker, shared_server: Server):
     waiting = asyncio.create_task(broker.fetch(SUB, 1, 60.0))
     await blocked(shared_server)
@@ -300,6 +341,33 @@ async def test_what_a_cancelled_fetch_took_is_handed_out_by_the_next(broker: Red
         (delivery,) = await broker.fetch(SUB, 10, 5.0)
         assert (str(n).encode(), 1) == (delivery.message.body, delivery.count)
         await settle(broker, [delivery], ACK)
+
+
+@pytest.mark.parametrize("script", [CLAIM, SETTLE], ids=lambda script: script.name)
+async def test_what_a_fetch_that_failed_half_way_took_is_handed_out_by_the_next(
+    broker: RedisStreamsBroker, shared_server: Server, monkeypatch: pytest.MonkeyPatch, script: Script
+):
+    """And it is not counted: with a limit of one attempt it would be taken for what kills workers."""
+    await send(broker, b"1")
+    if script is CLAIM:
+        await settle(broker, await broker.fetch(SUB, 1, 0.0), Release())
+    else:  # it is taken together with what is for others, which is acked before it is handed out
+        shared_server.call("XADD", "s", "*", "headers", '{"type":"t","retryGroup":"another"}', "payload", "2")
+    run, cut = broker._client.run, False
+
+    async def cut_off(asked: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        nonlocal cut
+        reply = await run(asked, keys, args)
+        if asked is script and not cut:
+            cut = True
+            raise ConnectionFailed("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(broker._client, "run", cut_off)
+    with pytest.raises(ConnectionFailed):
+        await broker.fetch(SUB, 10, 0.0)
+    (delivery,) = await broker.fetch(SUB, 10, 0.0)
+    assert (b"1", 1) == (delivery.message.body, delivery.count)
 
 
 async def test_what_is_held_is_not_handed_back_when_another_fetch_is_cancelled(
@@ -346,21 +414,27 @@ async def test_a_fork_lives_in_another_thread(broker: RedisStreamsBroker):
 
 
 async def test_dead_owners_that_hold_nothing_are_forgotten(make: Make, shared_server: Server):
-    broker = make(owner_gone_after=0.05)
+    """Those who were heard of lately stay, and so does the one who asks, however long it has been idle."""
+    broker = make(owner_gone_after=0.5)
     short = Subscription(source="s", group="g", lease=0.001)
     await send(broker, b"1")
-    assert 1 == len(await broker.fetch(short, 10, 0.0))
-    for name in ("idle", "busy"):
+    await settle(broker, await broker.fetch(short, 10, 0.0), ACK)
+
+    def take(name: str) -> None:
         shared_server.call("XADD", "s", "*", "headers", '{"type":"t"}', "payload", name)
         raw(shared_server, "XREADGROUP", "GROUP", "g", name, "COUNT", 1, "STREAMS", "s", ">")
-    for pending in raw(shared_server, "XPENDING", "s", "g", "-", "+", 10, "idle"):
-        shared_server.call("XACK", "s", "g", pending[0])
-    await asyncio.sleep(0.1)
+        for pending in raw(shared_server, "XPENDING", "s", "g", "-", "+", 10, name) if name != "busy" else ():
+            shared_server.call("XACK", "s", "g", pending[0])
 
-    removed = await broker.trim(short)
+    take("idle")
+    take("busy")
+    await asyncio.sleep(0.6)
+    take("young")
+
+    await broker.trim(short)
 
     owners = {each[1] for each in raw(shared_server, "XINFO", "CONSUMERS", "s", "g")}
-    assert (1, {b"busy", broker.identity.encode()}) == (removed, owners)
+    assert {b"busy", b"young", broker.identity.encode()} == owners
 
 
 async def test_sweeping_removes_what_every_group_has_acked(make: Make, shared_server: Server):
@@ -489,35 +563,89 @@ def astuple(promoted: Any) -> tuple[int, float | None]:
 # ------------------------------------------------------------------------------------------------ newer server commands
 
 
-async def test_a_server_without_xackdel_is_asked_for_it_once(
-    broker: RedisStreamsBroker, shared_server: Server, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_server_without_xackdel_is_asked_for_it_once(broker: RedisStreamsBroker, shared_server: Server):
     """What a newer server does with it is in the conformance suite, which runs on one if there is one."""
     with suppress(redis.ResponseError):
         shared_server.call("XACKDEL", "s", "g", "ACKED", "IDS", 1, "1-0")
         pytest.skip("this server has it")
-    asked: list[str] = []
-    call = broker._client.call
-    monkeypatch.setattr(broker._client, "call", lambda *command: asked.append(command[0]) or call(*command))
+    known: list[bool] = []
     for _ in range(3):
+        known.append(broker._native.known)
         await send(broker, b"1", b"2")
         await settle(broker, await broker.fetch(SUB, 2, 0.0), ACK)
     assert 0 == shared_server.call("XLEN", "s")
-    assert 1 == asked.count("XACKDEL")
+    assert [True, False, False] == known
 
 
-class _Modern:
-    """A client of a server that knows XACKDEL, as Redis 8.2 answers."""
+async def test_an_outcome_that_the_server_stalls_until_another_one_has_the_message_is_refused(
+    durable_server: OwnServer,
+):
+    """It was sent within the lease, and run behind a claim that had been waiting as well."""
+    sub = replace(SUB, lease=1.0)
+    old, other = (RedisStreamsBroker.from_url(durable_server.url) for _ in range(2))
+    for broker in (old, other):
+        await broker.open()
+        await broker.fetch(sub, 0, 0.0)
+    await send(old, b"1", b"2")
+    late, done = await old.fetch(sub, 2, 0.0)
+    assert [] == await old.settle([Settlement(delivery=done, outcome=ACK)])  # the script and its connection are known
+    await other.reclaim(sub, 1)
+    await asyncio.sleep(sub.lease * 0.6)
+    with durable_server.frozen():
+        claiming = asyncio.create_task(other.reclaim(sub, 10))
+        await asyncio.sleep(sub.lease * 0.1)
+        settling = asyncio.create_task(old.settle([Settlement(delivery=late, outcome=ACK)]))
+        await asyncio.sleep(sub.lease * 0.6)
+    (taken,) = await claiming
+    assert [late] == list(await settling)
+    assert [] == await other.settle([Settlement(delivery=taken, outcome=ACK)])
+    await old.close()
+    await other.close()
 
-    def __init__(self, reply: list[int]) -> None:
-        self.reply, self.commands = reply, list[Any]()
 
-    async def call(self, *command: Any) -> Any:
-        self.commands.append(command)
-        return self.reply
+@pytest.mark.parametrize(("monotonic", "sure"), [(9.9, 60_000), (10.0, 0)])
+async def test_an_outcome_is_checked_from_the_end_of_its_lease_on_by_either_clock(monotonic: float, sure: int):
+    sent: list[Any] = []
+
+    class Client:
+        async def run(self, script: Script, keys: Any, args: Any) -> Any:
+            sent.append((script.name, args[2]))
+            return [], b"", [], b""
+
+    member, receipt = Membership(SUB, Keys()), Receipt(deadline=10.0)
+    member.heard(b"58000", 8.0)
+    member.held["1-0"] = receipt
+    message = Message(id="1-0", type="t", body=b"1")
+    delivery = Delivery(message=message, source="s", group="g", receipt=receipt, count=1)
+    batch, client = Batch(member, "owner", 0.0), Client()
+    assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
+    assert [] == await batch.apply(client, Native(), keep=False, monotonic=monotonic)  # type: ignore[arg-type]
+    assert [("settle", sure)] == sent
 
 
-async def test_a_server_with_xackdel_acks_and_deletes_in_one_command():
-    client: Any = _Modern([1, -1, 2])  # deleted, not leased, needed by another group
-    assert ["2-0"] == await Native().ack(client, "s", "g", ["1-0", "2-0", "3-0"])
-    assert [("XACKDEL", "s", "g", "ACKED", "IDS", 3, "1-0", "2-0", "3-0")] == client.commands
+async def test_a_retry_that_does_not_fit_into_the_servers_memory_waits_for_it_and_the_work_is_done_once(
+    durable_server: OwnServer,
+):
+    broker = RedisStreamsBroker.from_url(durable_server.url)
+    runs: list[int] = []
+    twice = asyncio.Event()
+
+    async def handle(payload: Any, context: Context) -> Retry | None:
+        runs.append(context.attempt)
+        if context.attempt == 0:
+            durable_server.call("CONFIG", "SET", "maxmemory", "1")
+            return Retry(0.0)
+        twice.set()
+        return None
+
+    await send(broker, b"1")
+    consumer = Consumer(broker, "s", object, handle, claim=Claim(min_idle=0.6, interval=0.1))
+    async with Worker(consumer) as worker:
+        async with asyncio.timeout(10):
+            while not runs or worker.ready:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)  # more than two leases: whoever let go of it would run it again
+        assert ([0], False) == (runs, worker.ready)
+        durable_server.call("CONFIG", "SET", "maxmemory", "0")
+        await asyncio.wait_for(twice.wait(), 10)
+        assert ([0, 1], True) == (runs, worker.ready)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from penstock.broker import Outgoing, Subscription
+from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.opening import redis_client
-from penstock.clients.redis import RedisClient, ReplyError
+from penstock.clients.redis import Command, RedisClient, ReplyError, error_of
+from penstock.clients.redis_address import Host
 from penstock.clients.redis_cluster import RedisClusterClient, key_of, slot_of
+from penstock.clients.redis_sentinel import RedisSentinelClient
 from penstock.errors import AccessDenied, ConnectionFailed, InvalidURL
 from penstock.message import Message
+from penstock.outcome import Retry
 from tests.conftest import started
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import SERVICE, OwnSentinels
@@ -170,6 +173,23 @@ async def test_a_primary_that_was_demoted_is_left(sentinels: OwnSentinels):
     await client.close()
 
 
+async def test_a_replica_that_a_sentinel_still_names_as_the_primary_is_not_taken_for_it(
+    sentinels: OwnSentinels, monkeypatch: pytest.MonkeyPatch
+):
+    assert sentinels.replica is not None
+    named = [("127.0.0.1", sentinels.replica.port), ("127.0.0.1", sentinels.primary.port)]
+
+    async def where(_: RedisSentinelClient) -> Host:
+        return named.pop(0)
+
+    monkeypatch.setattr(RedisSentinelClient, "where", where)
+    client = redis_client(sentinels.url)
+    with pytest.raises(ConnectionFailed, match="is no primary"):
+        await client.call("PING")
+    assert b"OK" == await client.call("SET", "k", "1")
+    await client.close()
+
+
 async def test_one_sentinel_is_enough_and_an_unknown_service_is_told(sentinels: OwnSentinels):
     for dead in sentinels.sentinels[:2]:
         dead.kill()
@@ -234,7 +254,7 @@ async def test_the_doctor_looks_at_every_node_and_names_those_that_are_not_well(
         await broker.close()
     assert "ok" == found["cluster"] == found["role"] == found["version"]
     (where,) = [subject for subject in found if subject.startswith("maxmemory-policy")]
-    assert ("danger", True) == (found[where], f"127.0.0.1:{ill.port}" in where)
+    assert ("danger", f"maxmemory-policy of 127.0.0.1:{ill.port}") == (found[where], where)
     alone = RedisStreamsBroker.from_url(ill.url)
     assert {"role": "danger"} == {f.subject: f.level for f in await alone.diagnose() if f.subject == "role"}
     await alone.close()
@@ -252,6 +272,56 @@ async def test_delayed_messages_of_streams_on_other_nodes_find_their_way(calm_cl
     promoted = await broker.promote_due(there, 10)
     assert (1, 0) == (promoted.count, calm_cluster.at(here).call("ZCARD", f"{{{here}}}:retry"))
     await broker.close()
+
+
+async def test_streams_of_one_slot_may_share_a_set_of_delayed_messages_in_a_cluster(calm_cluster: OwnCluster):
+    broker = RedisStreamsBroker.from_url(calm_cluster.url)
+    one, two = (Subscription(source=f"{{x}}{n}", group="g", delayed="{x}:later") for n in (1, 2))
+    await broker.publish([_message(two.source)])
+    (held,) = await broker.fetch(two, 1, 0.0)
+    await broker.settle([Settlement(delivery=held, outcome=Retry(0.0))])
+    promoted = await broker.promote_due(one.source, 10, delayed=one.delayed)
+    assert 1 == promoted.count
+    (again,) = await broker.fetch(two, 1, 0.0)
+    assert 1 == again.message.attempt
+    await broker.close()
+
+
+async def test_a_broker_is_opened_whichever_node_is_down(cluster: OwnCluster):
+    cluster.primaries[2].kill()
+    for _ in range(10):  # any node may be the first to be asked
+        broker = RedisStreamsBroker.from_url(cluster.url, timeout=2.0)
+        await broker.open()
+        await broker.close()
+
+
+async def test_a_node_that_comes_back_is_not_asked_while_it_loads(calm_cluster: OwnCluster):
+    """It may take long, and its replica has taken over: the map of who has what must be asked for anew."""
+    client = redis_client(calm_cluster.url)
+    assert isinstance(client, RedisClusterClient)
+    name = _stream_on(calm_cluster, 0)
+    host = await client.owner(name)
+    node = client.node(host)
+    many, looks = node.many, 0
+
+    async def loading(commands: Sequence[Command]) -> list[Any]:
+        return [error_of("LOADING Redis is loading the dataset in memory") for _ in commands]
+
+    node.many = loading  # type: ignore[method-assign]
+    with pytest.raises(ConnectionFailed, match="LOADING"):
+        await client.many([("XLEN", name)])
+    node.many = many  # type: ignore[method-assign]
+    ask = client._ask
+
+    async def counted(first: tuple[str, int] | None) -> None:
+        nonlocal looks
+        looks += 1
+        await ask(first)
+
+    client._ask = counted  # type: ignore[method-assign]
+    assert [0] == await client.many([("XLEN", name)])
+    assert 1 == looks
+    await client.close()
 
 
 async def _written_to(client: RedisClient, server: OwnServer | None) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from penstock import (
     ConfigurationError,
     Consumer,
+    Context,
     Options,
     Producer,
     Retry,
@@ -20,10 +22,14 @@ from penstock import (
     Worker,
     open_broker,
 )
-from penstock.broker import Outgoing
-from penstock.message import Message
+from penstock.broker import Outgoing, Subscription
+from penstock.brokers.memory import MemoryBroker, MemorySystem
+from penstock.errors import ConnectionFailed
+from penstock.message import Delivery, Message
 from penstock.running import Claim
 from penstock.sharding import Shards, shard_names
+from penstock.telemetry import Telemetry
+from penstock.testing import VirtualClock, run_virtual
 from tests.conftest import started
 from tests.servers.redis_cluster import OwnCluster
 
@@ -99,6 +105,44 @@ async def test_the_slots_are_divided_among_the_shards():
         await _until(lambda: consumer.counters.acked == 40)
 
 
+def test_threads_are_divided_among_the_shards_as_slots_are():
+    def handle(_: int) -> None: ...
+
+    consumer = Consumer(open_broker("memory://"), "s", int, handle, shards=4, concurrency=8, options=Options(threads=6))
+    assert [(2, 2)] * 4 == [(lane.concurrency, lane.options.threads) for lane in consumer._plan.lanes()]
+
+
+async def test_a_group_joins_every_shard_before_anybody_reads():
+    broker = MemoryBroker()
+    await Consumer(broker, "s", int, _ignore, group="g", shards=3).join()
+    groups = [[group.name for group in (await broker.stats(name)).groups] for name in shard_names("s", 3)]
+    assert [["g"]] * 3 == groups
+
+
+def test_leases_are_kept_and_taken_over_in_every_shard():
+    async def program() -> None:
+        clock = VirtualClock()
+        system, seen = MemorySystem(clock), list[tuple[int, int]]()
+        broker, dead = MemoryBroker(system, identity="w"), MemoryBroker(system, identity="dead")
+
+        async def handle(n: int, context: Context) -> None:
+            seen.append((n, context.attempt))
+            await asyncio.sleep(20)
+
+        consumer = Consumer(broker, "s", int, handle, shards=3, concurrency=6, claim=Claim(min_idle=2.0))
+        shards = [Subscription(source=name, group="default", lease=2.0) for name in shard_names("s", 3)]
+        await Producer(dead, "s", int, shards=3, clock=clock).send_many(range(3))
+        assert [1, 1, 1] == [len(await dead.fetch(shard, 9, 0.0)) for shard in shards]
+        async with Worker(consumer, lease_thread=False, clock=clock, dice=random.Random(1), telemetry=Telemetry()):
+            await asyncio.sleep(15)
+            assert [(0, 1), (1, 1), (2, 1)] == sorted(seen)
+            assert [0, 0, 0] == [len(await dead.reclaim(shard, 9)) for shard in shards]
+            await asyncio.sleep(15)
+        assert (3, 0) == (consumer.counters.acked, consumer.counters.lost)
+
+    run_virtual(program())
+
+
 async def test_messages_of_one_key_keep_their_order_where_each_shard_has_one_slot():
     broker = open_broker("memory://")
     seen: dict[str, list[int]] = {}
@@ -132,6 +176,35 @@ async def test_a_retry_daemon_serves_all_shards(redis_url: str):
 @pytest.fixture
 def cluster(server_kind: str) -> Iterator[OwnCluster]:
     yield from started(server_kind, partial(OwnCluster, replicas=1))
+
+
+class _Away(MemoryBroker):
+    """Cannot reach what is in ``away``."""
+
+    away: frozenset[str] = frozenset()
+
+    async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
+        if subscription.source in self.away:
+            raise ConnectionFailed("no answer")
+        return await super().fetch(subscription, limit, wait)
+
+
+async def test_a_worker_starts_while_a_shard_is_away_which_joins_later():
+    broker, ran = _Away(MemorySystem()), list[int]()
+    broker.away = frozenset({"s:1"})
+    await broker.publish([Outgoing(destination=f"s:{n % 2}", message=_number(n)) for n in range(4)])
+
+    async def handle(n: int) -> None:
+        ran.append(n)
+
+    async with Worker(Consumer(broker, "s", int, handle, shards=2)) as worker:
+        await _until(lambda: [0, 2] == sorted(ran))
+        await _until(lambda: not worker.ready)
+        broker.away = frozenset()
+        await _until(lambda: [0, 1, 2, 3] == sorted(ran))
+    broker.away = frozenset({"s:0", "s:1"})
+    with pytest.raises(ConnectionFailed):
+        await Worker(Consumer(broker, "s", int, handle, shards=2)).start()
 
 
 async def test_when_a_node_of_a_cluster_dies_its_shard_waits_and_the_others_go_on(cluster: OwnCluster):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import subprocess
@@ -69,7 +70,9 @@ def test_what_the_producer_refuses_is_raised_here_and_the_wrong_arguments_where_
         Producer(open_broker(url), "", str)
     with pytest.raises(ConfigurationError, match="patience"):
         Producer(open_broker(url), "s", str, patience=0)
-    assert 2 == len(producer.send_many(text for text in "ab"))
+    drawn_on = list[int]()
+    assert 2 == len(producer.send_many(str(drawn_on.append(threading.get_ident())) for _ in range(2)))
+    assert [threading.get_ident()] * 2 == drawn_on  # on the caller's thread, where a generator may block
 
 
 async def test_it_works_where_a_loop_runs_already(url: str):
@@ -237,6 +240,27 @@ def test_a_sqlite_file_that_was_open_at_the_fork_is_refused_to_the_child(tmp_pat
     assert "ConfigurationError" in ended.stdout
     assert "open when this process was forked" in ended.stdout
     assert [b"0", b"1"] == bodies(url)
+
+
+EXHAUSTED = (
+    SCRIPT
+    + """
+import os, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+try: producer.send(1)
+except OSError as error: print(type(error).__name__, error.errno)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+producer.send(2)
+"""
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the open files as Linux does")
+def test_a_process_without_a_file_to_spare_is_told_so_and_goes_on_when_it_has_some(lasting_url: str):
+    ended = run(EXHAUSTED, lasting_url)
+    assert (0, f"OSError {errno.EMFILE}\n") == (ended.returncode, ended.stdout)
+    assert [b"2"] == bodies(lasting_url)
 
 
 def test_threads_that_outlive_the_main_one_send_to_the_end(lasting_url: str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -139,3 +141,17 @@ async def test_a_server_that_is_not_there_is_told_to_the_client() -> None:
         with pytest.raises(RedisError):
             await client.ping()
         await client.aclose()
+
+
+async def test_its_end_leaves_no_connection_open_however_new(redis_server: Server) -> None:
+    address = urlsplit(redis_server.url)
+    for turns in range(6):
+        async with FaultProxy(str(address.hostname), address.port or 0) as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            assert b"" == await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert [] == [task for task in asyncio.all_tasks() if "_accept" in str(task.get_coro())]
+    gc.collect()  # an open socket would warn now, and warnings are errors

@@ -89,9 +89,8 @@ class Supervisor:
         self._alive: dict[int, Process] = {}
         self._scores = Scoreboard()
         self._generation = self._failed_starts = 0
-        self._ever_ready = self._announced = self._quiet = self._killed = False
+        self._ever_ready = self._announced = self._quiet = self._killed = self._rolling = False
         self._one_at_a_time = asyncio.Lock()
-        self._rolling = False
         self._tasks = Tasks()  # end when it stops
         self._minding = Tasks()  # end with their child
         self._wanted_down = asyncio.Event()
@@ -104,8 +103,8 @@ class Supervisor:
 
     def families(self) -> list[Family]:
         """The metrics of all children as of one worker, and those of the supervisor. From any thread."""
-        ready = sum(slot.ready for slot in self._slots)
-        return self._scores.families(wanted=len(self._slots), ready=ready, all_ready=self.ready)
+        ready = [slot.ready for slot in self._slots]
+        return self._scores.families(wanted=len(ready), ready=sum(ready), all_ready=self.ready)
 
     async def run(self) -> int:
         """Serve until a signal; the exit code. Then, or if it gave up, ``reason`` says why it is not 0."""
@@ -180,8 +179,8 @@ class Supervisor:
 
     def _lost(self, slot: Slot, process: Process, code: int) -> None:
         """A child has ended, unasked."""
-        what = f"{ending(code)}{': ' if process.reason else ''}{process.reason}"
         worked = None if process.ready_at is None else time.monotonic() - process.ready_at
+        what = f"{ending(code)}{': ' if process.reason else ''}{process.reason}"
         logger.error("child %d: process %d %s", slot.number, process.pid, what)
         if worked is None:
             self._failed_starts += 1
@@ -243,9 +242,9 @@ class Supervisor:
     async def _roll(self) -> None:
         """Replace every child that is older than the last reload."""
         reloading()
-        logger.info("reload: replacing %d processes, one after the other", len(self._slots))
         while found := [(s, s.process) for s in self._slots if s.process and s.process.generation < self._generation]:
-            if not await self._replace(*found[0], "reload"):
+            wanted = self._generation  # if that has risen since, what failed may have been mended
+            if not await self._replace(*found[0], "reload") and self._generation == wanted:
                 logger.error("reload given up: %d processes of before stay", len(found))
                 notify("READY=1", f"STATUS=reload given up: {len(found)} processes of before stay")
                 break
@@ -284,8 +283,8 @@ class Supervisor:
     def _stop(self) -> None:
         """The first time: drain all that do not drain yet. From the second on: hurry."""
         first = not self._wanted_down.is_set()
-        logger.info("stopping" if first else "second signal: releasing what runs")
         self._wanted_down.set()
+        logger.info("stopping" if first else "second signal: releasing what runs")
         for process in self._alive.values():
             if not (first and process.retired):
                 process.retired = True
@@ -308,6 +307,7 @@ class Supervisor:
         for slot in self._slots:
             slot.failures = 0
             slot.wake.set()
+        logger.info("reload: replacing %d processes, one after the other", len(self._slots))
         if not self._rolling:
             self._rolling = True
             self._tasks.spawn(self._roll())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..checks import positive
 from .redis import RedisClient
 from .redis_address import RedisAddress
 
 
 def redis_client(url: str, *, timeout: float = 10.0) -> RedisClient:
     """A client for ``url``, not connected yet. ``timeout``: seconds for one call. ``InvalidURL``, ``MissingExtra``."""
+    positive("timeout, the seconds of one call,", timeout)
     address = RedisAddress.parse(url)
     if address.client == "glide":
         from .glide import GlideClient, GlideClusterClient

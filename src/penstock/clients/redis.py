@@ -24,7 +24,12 @@ Command: TypeAlias = Sequence[Arg]
 
 _DENIED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _DENIED_IN_SCRIPT = ("user executing the script can't", "ACL failure in script")
-_PASSING = frozenset({"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE", "BUSY"})
+_PASSING = frozenset(
+    {
+        *("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE", "BUSY"),
+        *("MISCONF", "NOREPLICAS"),  # it takes no writes at all: its disk is full, its replicas are gone
+    }
+)
 
 
 class ReplyError(BrokerError):

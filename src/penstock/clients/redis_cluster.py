@@ -134,7 +134,9 @@ class RedisClusterClient:
 
     def _place(self, key: Arg | None) -> Host:
         if key is None:
-            return random.choice([host for host in self._owners if host is not None])  # noqa: S311 - any will do
+            hosts = [host for host in dict.fromkeys(self._owners) if host is not None]
+            answering = [host for host in hosts if host not in self._silent]
+            return random.choice(answering or hosts)  # noqa: S311 - any will do
         slot = slot_of(key)
         host = self._owners[slot]
         if host is None:
@@ -154,7 +156,8 @@ class RedisClusterClient:
                     return _raised(answer[0])
             except ConnectionFailed:
                 self._lost(host)
-                raise
+                if key is not None or self._silent.issuperset(filter(None, self._owners)):
+                    raise  # else another node can tell as well
         raise ConnectionFailed(f"{self.url}: sent from node to node {REDIRECTIONS} times")
 
     async def _send(self, commands: Sequence[Command], which: Iterable[int], replies: list[Any]) -> list[int]:
@@ -171,8 +174,9 @@ class RedisClusterClient:
             try:
                 answers: list[Any] = await self.node(host).many([commands[i] for i in indices])
             except ConnectionFailed as lost:
-                self._lost(host)
                 answers = [lost] * len(indices)
+            if isinstance(answers[0], ConnectionFailed):  # not reached, or loading: a replica may have taken over
+                self._lost(host)
             for index, answer in zip(indices, answers, strict=True):
                 replies[index] = answer
 

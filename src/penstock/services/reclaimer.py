@@ -17,9 +17,16 @@ from ..telemetry import LostPayload, Reclaimed, Telemetry
 
 logger = logging.getLogger("penstock")
 
+SOON = (
+    0.05  # seconds after one suspect until the next may be taken; longer while it runs, so that few looks are in vain
+)
+
 
 class Reclaimer:
-    """``interval``: seconds between looks; ``most``: messages of one look; ``accept`` takes what was reclaimed."""
+    """``interval``: seconds between looks; ``most``: messages of one look; ``accept`` takes what was reclaimed.
+
+    ``suspect_count``: what is handed over this often is taken only while no other such is held.
+    """
 
     name = "reclaimer"
 
@@ -34,20 +41,26 @@ class Reclaimer:
         *,
         interval: float = 1.0,
         most: int = 128,
+        suspect_count: int = SUSPECT_COUNT,
     ) -> None:
         self.stream = subscription.source
         self._broker, self._subscription, self._ledger = broker, subscription, ledger
         self._accept, self._room, self._telemetry = accept, room, telemetry
-        self._interval, self._most = interval, most
+        self._interval, self._most, self._suspect_count = interval, most, suspect_count
+        self._pause = interval
 
     async def run_once(self) -> float:
         """Take over as much as there is room for."""
-        innocent = await self._take(min(self._most, self._room()), below=SUSPECT_COUNT - 1)
-        if not self._ledger.suspects:
-            await self._take(min(1, self._room()), above=SUSPECT_COUNT - 2)
+        innocent = await self._take(min(self._most, self._room()), below=self._suspect_count - 1)
+        # Nor while one runs: it would take the other with it
+        if any(delivery.count >= self._suspect_count for delivery in self._ledger.held.values()):
+            self._pause = min(2 * self._pause, self._interval)
+        else:
+            taken = await self._take(min(1, self._room()), above=self._suspect_count - 2)
+            self._pause = min(SOON, self._interval) if taken else self._interval
         if isinstance(self._broker, SupportsGhosts):
             self._report(await self._broker.ghosts(self._subscription))
-        return 0.0 if innocent and innocent >= self._most else self._interval
+        return 0.0 if innocent and innocent >= self._most else self._pause
 
     def _report(self, ghosts: int) -> None:
         """Tell of messages that somebody deleted under their owners' hands."""

@@ -61,9 +61,11 @@ class FaultProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
-        for pump in list(self._pumps):
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await asyncio.sleep(0)  # what has been accepted by now has its task in the next turn of the loop
+        while self._pumps:
+            for pump in list(self._pumps):
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
 
     @property
     def connections(self) -> int:
@@ -132,6 +134,9 @@ class FaultProxy:
         except OSError:
             writer.transport.abort()
             return
+        except BaseException:
+            writer.transport.abort()
+            raise
         link = _Link(writer, far_writer)
         self._links.add(link)
         try:

@@ -1,16 +1,26 @@
 -- Apply a batch of outcomes of one group, each whole or not at all.
 -- KEYS  1 stream   2 sorted set of delayed messages   3 dead-letter stream
--- ARGV  1 group   2 owner   3 '1': check that the owner still is the owner   4 '1': keep acked entries
---       5 number of plain acks, then their ids, then for each other outcome:
+-- ARGV  1 group   2 owner   3 server time in ms from which on it is to be checked that the owner still is the owner
+--       4 '1': keep acked entries   5 '1': the server may know XACKDEL
+--       6 number of plain acks, then their ids, then for each other outcome:
 --         'later', id, delay in ms, member in three parts (the middle one only if there are several groups)
 --         'dead', id, number of fields and values, fields and values
 --         'release', id, how often it was handed over
--- Returns {ids that are no longer the owner's, first error or '', ids it befell}. What is written elsewhere is
--- written before the ack: an error then leaves the entry leased, not lost.
+-- Returns {ids that are no longer the owner's, first error or '', ids it befell, '1' if XACKDEL is not for us}. What is
+-- written elsewhere is written before the ack: an error then leaves the entry leased, not lost.
 local call, stream, group, owner = redis.call, KEYS[1], ARGV[1], ARGV[2]
-local check, keep = ARGV[3] == '1', ARGV[4] == '1'
+local check, keep = now_ms() >= tonumber(ARGV[3]), ARGV[4] == '1'
 local lost, done, failed, problem = {}, {}, {}, ''
-local groups = not keep and groups_of(stream) -- before anything is written: it may be refused
+local plain = tonumber(ARGV[6])
+
+-- XACKDEL does what is below for acks that need no check; it is one command, whatever the number of groups.
+local reply, unknown = nil, ''
+if plain > 0 and not check and not keep and ARGV[5] == '1' then
+  reply = redis.pcall('XACKDEL', stream, group, 'ACKED', 'IDS', plain, unpack(ARGV, 7, 6 + plain))
+  if reply.err then reply, unknown = nil, '1' end
+end
+-- Before anything is written: it may be refused
+local groups = not keep and (not reply or #ARGV > 6 + plain) and groups_of(stream)
 
 local function acknowledge(id)
   if call('XACK', stream, group, id) == 1 then
@@ -26,13 +36,15 @@ local function later(id, at)
   return redis.pcall('ZADD', KEYS[2], due_after(ARGV[at]), member)
 end
 
-local at = 6 + ARGV[5]
-for i = 6, at - 1 do
+local at = 7 + plain
+for i = 7, at - 1 do
   local id = ARGV[i]
-  if check and not leased(stream, group, id, owner) then
+  if reply then
+    if reply[i - 6] < 0 then lost[#lost + 1] = id end
+  elseif check and not leased(stream, group, id, owner) then
     lost[#lost + 1] = id
   elseif call('XACK', stream, group, id) == 1 then
-    done[i - 5 - #lost] = id
+    done[#done + 1] = id
   else
     lost[#lost + 1] = id
   end
@@ -47,14 +59,14 @@ while at <= #ARGV do
   elseif kind == 'release' then
     if not give_back(stream, group, id, tonumber(ARGV[at])) then lost[#lost + 1] = id end
   else
-    local reply
+    local answer
     if kind == 'later' then
-      reply = later(id, at)
+      answer = later(id, at)
     else
-      reply = redis.pcall('XADD', KEYS[3], '*', unpack(ARGV, at + 1, at + ARGV[at]))
+      answer = redis.pcall('XADD', KEYS[3], '*', unpack(ARGV, at + 1, at + ARGV[at]))
     end
-    if type(reply) == 'table' and reply.err then
-      failed[#failed + 1], problem = id, problem ~= '' and problem or reply.err
+    if type(answer) == 'table' and answer.err then
+      failed[#failed + 1], problem = id, problem ~= '' and problem or answer.err
     else
       acknowledge(id)
     end
@@ -62,5 +74,5 @@ while at <= #ARGV do
   at = at + size
 end
 
-if not keep then delete_if_done(stream, groups, done) end
-return {lost, problem, failed}
+if not keep and #done > 0 then delete_if_done(stream, groups, done) end
+return {lost, problem, failed, unknown}

@@ -4,8 +4,8 @@ publish: XADD, many in one buffer; a sorted set for later; one script where a me
 fetch: ``reading``. settle and extend: ``settling``. What is on the wire: ``wire``. What is for people: ``inspection``.
 
 A lease is the idle time of an entry in its group: whoever renews resets it, ``reclaim`` takes what is idle for longer.
-Fencing: an outcome that surely arrives within its lease needs no check of the owner (nobody else could take it over);
-one that may be late is checked, entry by entry, in the same script that applies it.
+Fencing: an outcome that is applied within its lease needs no check of the owner (nobody else could take it over); one
+that may be late, by our clock or by the server's, is checked, entry by entry, in the same script that applies it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Sub
 from ...checks import known
 from ...clients.opening import redis_client
 from ...clients.redis import Arg, RedisClient
+from ...clients.redis_cluster import slot_of
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError
 from ...message import Delivery
@@ -72,7 +73,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
     ) -> RedisStreamsBroker:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
-        known("a Redis Streams broker", options, RedisStreamsOptions.__struct_fields__)
+        known("a Redis Streams broker", options, (*RedisStreamsOptions.__struct_fields__, "timeout"))
         return cls(redis_client(url, timeout=timeout), options=RedisStreamsOptions(**options), clock=clock)
 
     def __repr__(self) -> str:
@@ -90,8 +91,8 @@ class RedisStreamsBroker(RedisStreamsInspection):
         readers, self._readers = self._readers, {}
         try:
             if self._original is None:
-                with suppress(BrokerError):  # what cannot be given back lapses with its lease
-                    for reader in readers.values():
+                for reader in readers.values():
+                    with suppress(BrokerError):  # what cannot be given back lapses with its lease
                         await reader.leave()
                 self._members.clear()
         finally:
@@ -145,8 +146,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
             if member is None:
                 lost += part
             else:
-                now = self._clock.monotonic()
-                lost += await settling.extend(self._client, member, self.identity, part, lease, now)
+                lost += await settling.extend(self._client, member, self.identity, part, lease, self._clock)
         return lost
 
     # -------------------------------------------------------------------------------------------------- capabilities
@@ -161,7 +161,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         for name, member in zip(elsewhere[::2], elsewhere[1::2], strict=True):
             others.setdefault(name, []).append(member)
         for name, members in others.items():
-            if self._client.clustered:
+            if self._client.clustered and slot_of(name) != slot_of(source):
                 await self._hand_over(source, name, members)
                 continue
             moved, wait, _ = await self._client.run(PROMOTE, [source, name, dead], [limit, by, *members])

@@ -74,7 +74,8 @@ async def examine(client: RedisClient, clock: Clock) -> list[Finding]:
     bad = {finding.subject for _, findings in each for finding in findings if finding.level != "ok"}
     found += [finding for finding in each[0][1] if finding.subject not in bad]
     for url, findings in each:
-        found += [replace(one, subject=f"{one.subject} of {url}") for one in findings if one.level != "ok"]
+        node = url.rpartition("(")[2].rstrip(")")  # its host and port; before it stands the address of the cluster
+        found += [replace(one, subject=f"{one.subject} of {node}") for one in findings if one.level != "ok"]
     return found
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Literal
+from typing import get_args
 
 import msgspec
 
-from ...checks import not_negative, one_of, positive
+from ...broker import Retention
+from ...checks import at_least_one, finite, not_negative, one_of, positive
 from ...errors import ConfigurationError
 from .wire import Fields
 
@@ -16,7 +17,7 @@ from .wire import Fields
 class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``consumer``: this owner's name in its groups, by default ``host:pid:random``; it must be unique among processes.
 
-    ``retention``: ``interest`` (also called ``delete``) removes an entry once every group has acked it; ``workqueue`` too,
+    ``retention``: ``interest`` removes an entry once every group has acked it; ``workqueue`` too,
     and admits one group only; ``limits`` keeps acked entries until there are more than ``max_length`` or they are older
     than ``max_age`` seconds; ``keep`` never removes one, as glide-kit. None of them touches what is unread or leased.
     ``look_around``: seconds between looks for what others handed back, while there is nothing new.
@@ -24,19 +25,22 @@ class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     consumer: str | None = None
-    retention: Literal["interest", "workqueue", "limits", "keep", "delete"] = "interest"
+    retention: Retention = "interest"
     max_length: int | None = None
     max_age: float | None = None
     look_around: float = 1.0
     owner_gone_after: float = 3600.0
 
     def __post_init__(self) -> None:
-        one_of("retention", self.retention, ("interest", "workqueue", "limits", "keep", "delete"))
+        one_of("retention", self.retention, get_args(Retention))
         limited = self.max_length is not None or self.max_age is not None
         if limited != (self.retention == "limits"):
             raise ConfigurationError("retention='limits' goes with max_length, max_age or both, and only it does")
-        not_negative("max_length", self.max_length or 0)
-        not_negative("max_age, in seconds,", self.max_age or 0.0)
+        if self.max_length is not None:
+            at_least_one("max_length, the acked entries that stay,", self.max_length)
+        if self.max_age is not None:
+            not_negative("max_age, in seconds,", self.max_age)
+            finite("max_age", self.max_age)
         positive("look_around, in seconds,", self.look_around)
         positive("owner_gone_after, in seconds,", self.owner_gone_after)
 

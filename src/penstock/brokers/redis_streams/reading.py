@@ -3,8 +3,8 @@
 1. New entries come by XREADGROUP on a connection of their own, blocking in slices.
 2. What was handed back (the pseudo owner ``released``) is looked for before the first read, after each read that
    brought nothing, and once per slice: the fast path pays nothing for it.
-3. A read that was cut off may have taken entries that nobody saw. Its connection is told to stop waiting, and what the
-   server says is ours but we do not hold is handed back, uncounted.
+3. A read or claim that was cut off may have taken entries that nobody saw. Its connection is told to stop waiting, and
+   what the server says is ours but we do not hold is handed back, uncounted.
 4. A group that is missing is made: at first where the subscription wants it, later at the beginning, since nobody has
    seen what is there now.
 """
@@ -24,23 +24,33 @@ from ...clock import Clock
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from ...message import Delivery, Message, Predecessor
 from .options import Keys, Receipt, RedisStreamsOptions
-from .scripts import CLAIM, JOIN, RELEASE, SETTLE
+from .scripts import CLAIM, EXTEND, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
 
 RELEASED = "released"
 RECOVERIES = 2  # a read cut off before the server saw it may still take something after the first
 GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 PAGE = 1000
+NEVER = 10**15  # in ms: the year 33658
 
 
 class Membership:
     """What this owner holds in one group: shared by a broker and its forks."""
 
-    __slots__ = ("_keys", "held", "subscription")
+    __slots__ = ("_ahead", "_keys", "held", "subscription")
 
     def __init__(self, subscription: Subscription, keys: Keys) -> None:
         self.subscription, self._keys = subscription, keys
         self.held: dict[str, Receipt] = {}
+        self._ahead: float | None = None
+
+    def heard(self, server_ms: bytes, now: float) -> None:
+        """The server's clock, as it was when an answer that came by ``now`` was made."""
+        self._ahead = int(server_ms) / 1000 - now
+
+    def by_server(self, deadline: float) -> int:
+        """A moment of our monotonic clock as milliseconds of the server's, rather too early; 0 if that is not known."""
+        return 0 if self._ahead is None else max(int((deadline + self._ahead) * 1000), 0)
 
     @property
     def keys(self) -> list[str]:
@@ -144,7 +154,7 @@ class GroupReader:
             await self._make_group()
             return []
         except (ConnectionFailed, asyncio.CancelledError):
-            self._recoveries, self._look_at = RECOVERIES, float("-inf")
+            self._recover_soon()
             if self._connection.id is not None:
                 self._cut_off.append(self._connection.id)
             raise
@@ -170,8 +180,15 @@ class GroupReader:
                 raise
             await self._make_group()
             return []
+        except (ConnectionFailed, asyncio.CancelledError):
+            self._recover_soon()
+            raise
         self.ghosts += ghosts
         return await self._deliver(entries, start) if entries else []
+
+    def _recover_soon(self) -> None:
+        """Something may have been taken that nobody saw: before the next read, hand it back."""
+        self._recoveries, self._look_at = RECOVERIES, float("-inf")
 
     async def _recover(self) -> None:
         source, group = self._names
@@ -205,13 +222,14 @@ class GroupReader:
                     f"{source!r} is a work queue and belongs to group {other.decode()!r}: {group!r} cannot join. Read as "
                     f"that group, remove it (XGROUP DESTROY), or open every broker with retention='interest'"
                 )
-            self._made = True
-            return
-        try:
-            await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
-        except BrokerError as error:
-            if code_of(error) != "BUSYGROUP":
-                raise
+        else:
+            try:
+                await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
+            except BrokerError as error:
+                if code_of(error) != "BUSYGROUP":
+                    raise
+        _, server_ms = await self._client.run(EXTEND, [source], [group, self._owner, 0])
+        self.membership.heard(server_ms, self._clock.monotonic())
         self._made = True
 
     # ---------------------------------------------------------------------------------------------------- deliveries
@@ -221,7 +239,7 @@ class GroupReader:
         membership = self.membership
         deadline = membership.deadline(start, membership.subscription.lease)
         source, group = self._names
-        held, found, others = membership.held, list[Delivery[Receipt]](), list[str]()
+        held, found, others = dict[str, Receipt](), list[Delivery[Receipt]](), list[str]()
         for entry in entries:
             ident, fields, defect, message = entry[0].decode(), entry[1], None, None
             count = entry[2] if len(entry) > 2 else 1
@@ -249,12 +267,17 @@ class GroupReader:
                 found[-1] = replace(found[-1], predecessor=_predecessor(entry))
         if others:
             await self._pass_by(others)
+        membership.held.update(held)
         return found
 
     async def _pass_by(self, ids: list[str]) -> None:
-        """Ack retries that are meant for another group."""
+        """Ack retries that are meant for another group. If that fails, nothing that came with them is held yet."""
         keep, group = int(self._options.keeps), self._names[1]
-        await self._client.run(SETTLE, self.membership.keys, [group, self._owner, 0, keep, len(ids), *ids])
+        try:
+            await self._client.run(SETTLE, self.membership.keys, [group, self._owner, NEVER, keep, 0, len(ids), *ids])
+        except BaseException:
+            self._recover_soon()
+            raise
 
 
 def _predecessor(entry: Sequence[Any]) -> Predecessor | None:

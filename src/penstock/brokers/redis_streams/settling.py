@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ...broker import Settlement
-from ...clients.redis import Arg, RedisClient, ReplyError
-from ...errors import AccessDenied, BrokerError
+from ...clients.redis import Arg, RedisClient, error_of
+from ...clock import Clock
+from ...errors import BrokerError, ConnectionFailed
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
 from .options import Receipt
@@ -43,25 +44,10 @@ def by_group(items: Sequence[T], deliveries: Sequence[Delivery[Any]]) -> dict[tu
 
 
 class Native:
-    """Whether the server has XACKDEL (Redis 8.2): asked by using it, and not again once it said no.
-
-    It does what the script does with acks that need no check, in one command: the same time with one group, less than
-    half of it with three.
-    """
+    """Whether the server has XACKDEL (Redis 8.2): asked by using it, and not again once it said no."""
 
     def __init__(self) -> None:
         self.known = True
-
-    async def ack(self, client: RedisClient, source: str, group: str, ids: Sequence[Arg]) -> list[Arg] | None:
-        """Ack, and delete what every group has acked; return those that were not leased, or ``None`` if it cannot."""
-        if not self.known:
-            return None
-        try:
-            reply: list[int] = await client.call("XACKDEL", source, group, "ACKED", "IDS", len(ids), *ids)
-        except (ReplyError, AccessDenied):  # unknown to this server, or not allowed to us: nothing was done
-            self.known = False
-            return None
-        return [ident for ident, did in zip(ids, reply, strict=True) if did < 0]
 
 
 class Batch:
@@ -100,26 +86,27 @@ class Batch:
     async def apply(
         self, client: RedisClient, native: Native, *, keep: bool, monotonic: float
     ) -> list[Delivery[Receipt]]:
-        """Run the script, or one command that does the same; return the deliveries that were lost."""
+        """Run the script; return the deliveries that were lost.
+
+        It checks the owner if it comes too late by our clock when it is sent, or by the server's when it is run.
+        """
         if not self._deliveries:
             return []
-        membership, subscription = self._membership, self._membership.subscription
-        check = int(monotonic >= self._sure_until)
-        if not check and not keep and not self._others:
-            gone = await native.ack(client, subscription.source, subscription.group, self._acks)
-            if gone is not None:
-                for ident in self._deliveries:
-                    membership.held.pop(ident, None)
-                return [self._deliveries[str(ident)] for ident in gone]
-        head = (subscription.group, self._owner, check, int(keep), len(self._acks))
-        ids, problem, failed = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
+        membership = self._membership
+        sure = membership.by_server(self._sure_until) if monotonic < self._sure_until else 0
+        head = (membership.subscription.group, self._owner, sure, int(keep), int(native.known), len(self._acks))
+        answer = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
+        ids, problem, failed, unknown = answer
+        native.known = native.known and not unknown
         for ident in failed:
             del self._deliveries[ident.decode()]  # still leased
         held = membership.held
         for ident in self._deliveries:
             held.pop(ident, None)
         if problem:
-            raise BrokerError(f"{len(failed)} outcomes could not be written and are still leased: {problem.decode()}")
+            reason = problem.decode()
+            kind = ConnectionFailed if isinstance(error_of(reason), ConnectionFailed) else BrokerError
+            raise kind(f"{len(failed)} outcomes could not be written and are still leased: {reason}")
         return [self._deliveries[ident.decode()] for ident in ids]
 
     def _arguments(self, delivery: Delivery[Receipt], outcome: Any) -> tuple[Arg, ...]:
@@ -172,9 +159,10 @@ async def extend(
     owner: str,
     deliveries: Sequence[Delivery[Receipt]],
     lease: float,
-    now: float,
+    clock: Clock,
 ) -> list[Delivery[Receipt]]:
     """Renew the leases of one group; return those that are no longer this owner's."""
+    now = clock.monotonic()
     subscription, held = membership.subscription, membership.held
     known = {d.message.id: d for d in deliveries if held.get(d.message.id) is d.receipt}
     lost = [d for d in deliveries if known.get(d.message.id) is not d]
@@ -183,7 +171,9 @@ async def extend(
     ids = list(known)
     for i in range(0, len(ids), MAX_IDS):
         args: list[Arg] = [subscription.group, owner, used, *ids[i : i + MAX_IDS]]
-        for gone in await client.run(EXTEND, [subscription.source], args):
+        taken, server_ms = await client.run(EXTEND, [subscription.source], args)
+        membership.heard(server_ms, clock.monotonic())
+        for gone in taken:
             delivery = known.pop(gone.decode())
             held.pop(delivery.message.id, None)
             lost.append(delivery)

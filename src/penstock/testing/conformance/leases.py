@@ -154,8 +154,9 @@ class LeaseTests(Harness):
         await self.send(broker, source, message(b"new"))
         await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
-        assert [b"new"] == bodies(await self.reclaim(broker, subscription, below=2))
         assert [b"old"] == bodies(await self.reclaim(broker, subscription, above=1))
+        await self.lapse(self.lease * 1.5)
+        assert [b"new"] == bodies(await self.reclaim(broker, subscription, below=2))
 
     @pytest.mark.parametrize("outcome", [Ack(), Retry(0.0), DeadLetter("no"), Release()])
     async def test_who_lost_the_lease_can_do_nothing(
@@ -172,6 +173,19 @@ class LeaseTests(Harness):
         settlements = [Settlement(delivery=d, outcome=outcome) for d in (late, mine)]
         assert [late] == list(await broker.settle(settlements))
         assert [late] == list(await broker.extend([late], self.lease))
+        assert await self.settle(other, taken, Ack())
+
+    async def test_who_lost_the_lease_does_not_get_it_back_by_extending(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        await self.send(broker, source, message())
+        late = await self.one(broker, subscription)
+        await self.lapse(self.lease * 1.5)
+        other = await self.another()
+        (taken,) = await self.reclaim(other, subscription)
+        assert [late] == list(await broker.extend([late], self.lease))
+        assert not await self.settle(broker, late, Ack())
+        assert [] == list(await other.extend([taken], self.lease))
         assert await self.settle(other, taken, Ack())
 
     async def test_a_late_refusal_leaves_no_trace(
