@@ -199,6 +199,7 @@ def test_options_are_inherited_and_a_change_shows_in_those_who_said_nothing_them
         ("tags", "one"),
         ("tags", [1]),
         ("retry_queue", 3),
+        ("pool", "redis://"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused_wherever_it_is_given(name, value):
@@ -319,5 +320,9 @@ async def test_a_pool_of_the_class_or_of_the_moment_decides_where_a_job_goes(bro
     await Sharded.perform_async()
     await Sharded.set(pool=Client(shards[1])).perform_async()
     assert [1, 1] == [len(await waiting(shard, "default")) for shard in shards]
+    with Client.via(Client(shards[1])):  # before the class's, but after what is said in the call
+        await Sharded.perform_async()
+        await Sharded.set(pool=Client(shards[0])).perform_async()
+    assert [2, 2] == [len(await waiting(shard, "default")) for shard in shards]
     assert [] == await Inspector(broker).sources()
     assert "pool" not in (await waiting(shards[0], "default"))[0][2]
