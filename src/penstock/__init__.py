@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .executor import Limits as Limits
     from .inspector import Inspector as Inspector
     from .intake import Prefetch as Prefetch
+    from .job import Job as Job
     from .message import Envelope as Envelope
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .producer import Idempotency as Idempotency
     from .producer import Producer as Producer
     from .producer import Send as Send
+    from .queues import Queues as Queues
     from .retry import Constant as Constant
     from .retry import Delays as Delays
     from .retry import Exponential as Exponential
@@ -72,7 +74,9 @@ _HOMES = {
     "executor": "Limits",
     "inspector": "Inspector",
     "intake": "Prefetch",
+    "job": "Job",
     "message": "Envelope Message",
+    "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
@@ -110,6 +114,7 @@ __all__ = [
     "Idempotency",
     "IdempotencyCache",
     "Inspector",
+    "Job",
     "Limits",
     "Linear",
     "Message",
@@ -122,6 +127,7 @@ __all__ = [
     "Prefetch",
     "Producer",
     "PublishError",
+    "Queues",
     "Release",
     "Retry",
     "RetryDaemon",

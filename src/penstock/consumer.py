@@ -15,6 +15,7 @@ from .context import Context
 from .errors import ConfigurationError, UnsupportedFeature
 from .ledger import Counters
 from .pipeline import ConsumeMiddleware
+from .queues import Queues
 from .registry import Handler, Registry
 from .retry import RetryPolicy
 from .running import Claim, Options, Plan, Running, Surroundings
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class Consumer(Generic[T]):
-    """Reads ``stream`` as ``group`` and runs ``handler`` for each message, ``concurrency`` at a time.
+    """Reads ``stream``, or several ``Queues``, as ``group`` and runs ``handler`` for each message, ``concurrency`` at a time.
 
     ``payload_type``: a msgspec Struct, pydantic model, dataclass, TypedDict or ``dict``; what does not fit is
     dead-lettered. ``handler``: ``async def handle(payload)`` or ``(payload, context)``; a plain function runs in a
@@ -39,7 +40,7 @@ class Consumer(Generic[T]):
     def __init__(
         self,
         broker: Broker[Any],
-        stream: str,
+        stream: str | Queues,
         payload_type: type[T],
         handler: Callable[[T], Any] | Callable[[T, Any], Any],
         *,
@@ -61,7 +62,7 @@ class Consumer(Generic[T]):
     def __init__(
         self,
         broker: Broker[Any],
-        stream: str,
+        stream: str | Queues,
         payload_type: type[T],
         handler: Callable[[list[T]], Any] | Callable[[list[T], list[Context]], Any],
         *,
@@ -80,7 +81,7 @@ class Consumer(Generic[T]):
     def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
         self,
         broker: Broker[Any],
-        stream: str,
+        stream: str | Queues,
         payload_type: type[T],
         handler: Callable[..., Any],
         *,
@@ -104,9 +105,7 @@ class Consumer(Generic[T]):
             raise ConfigurationError(
                 f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
             )
-        if not stream or not group:
-            raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
-        shard_names(stream, shards)
+        _check_names(broker, stream, group, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
@@ -116,12 +115,9 @@ class Consumer(Generic[T]):
         _check_terms(timeout, batch, middleware, ordered=ordered)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
-        subscription = Subscription(
-            source=stream, group=group, lease=claim.min_idle, start=options.start, delayed=options.delayed
-        )
         self._plan = Plan(
             broker=broker,
-            subscription=subscription,
+            subscription=_subscription(stream, group, claim, options),
             registry=Registry(),
             policy=policy,
             middleware=tuple(middleware),
@@ -132,6 +128,7 @@ class Consumer(Generic[T]):
             batch=batch,
             ordered=ordered,
             shards=shards,
+            queues=stream if isinstance(stream, Queues) else None,
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
@@ -193,6 +190,7 @@ class Consumer(Generic[T]):
         self._running = tuple(Running(plan, surroundings) for plan in self._plan.lanes())
         self._counters = [running.ledger.counters for running in self._running]
         for running in self._running:
+            running.leave_out(self._shared)
             running.start(self._reasons(running.source))
 
     async def join(self) -> None:
@@ -219,6 +217,8 @@ class Consumer(Generic[T]):
     async def follow(self, paused: frozenset[str]) -> None:
         """Pause and resume as the broker says. Called by the worker, with all streams that are paused there."""
         self._shared = frozenset(paused)
+        for running in self._running:
+            running.leave_out(self._shared)
         await self._hold()
 
     async def _hold(self) -> None:
@@ -229,7 +229,10 @@ class Consumer(Generic[T]):
 
     def _reasons(self, source: str) -> set[str]:
         """Why a stream of this consumer is paused: a shard, or all of them by the name that they have in common."""
-        everywhere = not self._shared.isdisjoint((source, self.subscription.source))
+        queues = self.subscription.queues
+        everywhere = not self._shared.isdisjoint((source, self.subscription.source)) or (
+            bool(queues) and self._shared.issuperset(queues)
+        )
         return {reason for reason, holds in (("here", self._held), ("everywhere", everywhere)) if holds}
 
     async def quiet(self) -> None:
@@ -251,6 +254,29 @@ class Consumer(Generic[T]):
             return all(await asyncio.gather(*(running.stop(timeout) for running in self._running)))
         finally:
             self._running = ()
+
+
+def _subscription(stream: str | Queues, group: str, claim: Claim, options: Options) -> Subscription:
+    return Subscription(
+        source=stream if isinstance(stream, str) else stream.name,
+        group=group,
+        lease=claim.min_idle,
+        start=options.start,
+        delayed=options.delayed,
+        queues=() if isinstance(stream, str) else stream.names,
+    )
+
+
+def _check_names(broker: Broker[Any], stream: str | Queues, group: str, shards: int) -> None:
+    if not stream or not group:
+        raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
+    if isinstance(stream, str):
+        shard_names(stream, shards)
+        return
+    if not broker.capabilities.several:
+        raise UnsupportedFeature(f"{broker.url} cannot take from several queues at once; make a Consumer for each")
+    if shards > 1:
+        raise ConfigurationError("several queues and shards do not go together: make a Consumer for each queue")
 
 
 def _check_terms(

@@ -48,20 +48,25 @@ UNKNOWN_TYPE_PAUSE = 5.0  # seconds between two looks at a message whose type no
 
 
 Expired: TypeAlias = Literal["dead_letter", "discard", "run"]  # what becomes of a message whose time is over
+Refused: TypeAlias = Callable[[Delivery[Any], DeadLetter], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a consumer accepts. ``max_body``: bytes of one body.
 
-    ``unknown_type_grace``: seconds since it was enqueued during which a message of an unknown type is handed back, for
+    ``max_crashes``: owners that may die with a message before it is dead-lettered as ``poison``, beside the limit of
+    attempts. ``unknown_type_grace``: seconds since it was enqueued during which a message of an unknown type is handed back, for
     a newer worker to take, before it is dead-lettered.
     """
 
     max_body: int = 8 * 1024 * 1024
     unknown_type_grace: float = 60.0
+    max_crashes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_crashes is not None:
+            at_least_one("max_crashes", self.max_crashes)
         at_least_one("max_body, in bytes,", self.max_body)
         not_negative("unknown_type_grace, in seconds,", self.unknown_type_grace)
 
@@ -79,6 +84,7 @@ class Executor:
     threads: Threads | None = None
     timeout: float | None = None
     expired: Expired = "dead_letter"
+    refused: Refused | None = None
     counters: Counters = field(default_factory=Counters)
     deadlines: Deadlines = field(init=False)
     _plain: bool = field(default=False, init=False)
@@ -114,11 +120,11 @@ class Executor:
         if doubtful or route is None or len(message.body) > self.limits.max_body:
             refusal = self._refuse(delivery, route)
             if refusal is not None or route is None:
-                return refusal or Release(UNKNOWN_TYPE_PAUSE)
+                return self._told(delivery, refusal or Release(UNKNOWN_TYPE_PAUSE))
         try:
             payload = route.codec.decode(message.body)
         except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
-            return _undecoded(error)
+            return self._told(delivery, _undecoded(error))
         enter(context)
         try:
             if self._plain and not route.threaded and not message.headers:
@@ -146,11 +152,20 @@ class Executor:
         route = self.registry.resolve(message.type)
         refusal = self._refuse(delivery, route)
         if refusal is not None or route is None:
-            return refusal or Release(UNKNOWN_TYPE_PAUSE)
+            return self._told(delivery, refusal or Release(UNKNOWN_TYPE_PAUSE))
         try:
             return route, route.codec.decode(message.body)
         except Exception as error:  # noqa: BLE001 a codec of the user's may raise anything
-            return _undecoded(error)
+            return self._told(delivery, _undecoded(error))
+
+    def _told(self, delivery: Delivery[Any], outcome: Outcome) -> Outcome:
+        """Tell whoever wants to know of what did not run and is dead."""
+        if self.refused is not None and isinstance(outcome, DeadLetter):
+            try:
+                self.refused(delivery, outcome)
+            except Exception:
+                logger.exception("the listener for refused messages failed")
+        return outcome
 
     async def _handle(self, envelope: Envelope[Any]) -> Outcome:
         """The innermost layer of the onion."""
@@ -186,7 +201,7 @@ class Executor:
             return DeadLetter("undecodable", DecodeError(delivery.defect))
         if self.expired != "run" and has_expired(message.headers, self.clock.time()):
             return self._expired(delivery)
-        if delivery.count > 1 and delivery.attempt >= self.policy.max_attempts:
+        if delivery.count > 1 and self._is_poison(delivery):
             return DeadLetter("poison", meta=_crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
@@ -198,6 +213,11 @@ class Executor:
             known = ", ".join(self.registry.types)
             return DeadLetter("unknownType", UnknownType(f"no handler for type {message.type!r}; there are: {known}"))
         return None
+
+    def _is_poison(self, delivery: Delivery[Any]) -> bool:
+        """Whether too many owners died with it."""
+        most = self.limits.max_crashes
+        return delivery.attempt >= self.policy.max_attempts or (most is not None and delivery.count > most)
 
     def _expired(self, delivery: Delivery[Any]) -> Outcome:
         """What becomes of a message whose time is over."""

@@ -34,12 +34,15 @@ class Prefetch:
 
 
 class Intake:
-    """Moves messages from the broker into the ledger. ``accept`` takes what was fetched."""
+    """Moves messages from the broker into the ledger. ``accept`` takes what was fetched.
+
+    ``subscription`` is asked before each fetch: of several queues it says the order.
+    """
 
     def __init__(  # noqa: PLR0913 parts are wired once, by the consumer
         self,
         broker: Broker[Any],
-        subscription: Subscription,
+        subscription: Callable[[], Subscription],
         ledger: Ledger,
         accept: Callable[[Sequence[Delivery[Any]]], None],
         *,
@@ -82,7 +85,7 @@ class Intake:
                 await ledger.room.wait()
                 continue
             try:
-                deliveries = await self._broker.fetch(self._subscription, room, self._prefetch.wait)
+                deliveries = await self._broker.fetch(self._subscription(), room, self._prefetch.wait)
             except Exception as error:  # noqa: BLE001 whatever is wrong, the intake goes on
                 await self._clock.sleep(self._outage.failed(error))
                 continue

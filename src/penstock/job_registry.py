@@ -19,25 +19,35 @@ class Jobs(Generic[T]):
     """Classes of jobs by wire name, among them former names that old payloads still carry."""
 
     def __init__(self) -> None:
-        self._classes: dict[str, type[T]] = {}
+        self._classes: dict[str, list[type[T]]] = {}
 
     def add(self, cls: type[T], *names: str) -> None:
-        """Register a class under its names. Raises ``ConfigurationError`` for a name that is another class's.
+        """Register a class under its names.
 
-        A class defined again, as on a reload or within a function, takes the place of the former one.
+        A class defined again, as on a reload, within a function or in ``__main__``, takes the place of the former one.
+        Two different classes of one name are an error for whoever asks for it: a process that only pushes never does.
         """
         for name in names:
             check_name(name)
-            held = self._classes.get(name)
-            if held is not None and held is not cls and not _replaces(cls, held):
-                raise ConfigurationError(
-                    f"the wire name {name!r} is {_place(held)}'s already; give {_place(cls)} a wire_name of its own"
-                )
-        self._classes.update(dict.fromkeys(names, cls))
+            others = [held for held in self._classes.get(name, ()) if held is not cls and not _replaces(cls, held)]
+            self._classes[name] = [*others, cls]
 
     def resolve(self, wire_name: str) -> type[T] | None:
-        """The class of a name, or ``None``."""
-        return self._classes.get(wire_name)
+        """The class of a name, or ``None``. Raises ``ConfigurationError`` if two classes have it."""
+        classes = self._classes.get(wire_name)
+        if classes is None:
+            return None
+        if len(classes) > 1:
+            raise ConfigurationError(
+                f"the wire name {wire_name!r} is that of {' and '.join(map(_place, classes))}; give one of them a"
+                " wire_name of its own"
+            )
+        return classes[0]
+
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` if any name has two classes. For a worker, before it takes its first job."""
+        for name in self._classes:
+            self.resolve(name)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +64,7 @@ def check_name(name: Any) -> None:
 
 
 def _replaces(new: type[Any], old: type[Any]) -> bool:
-    return _place(new) == _place(old) or "<locals>" in old.__qualname__
+    return _place(new) == _place(old) or "<locals>" in old.__qualname__ or old.__module__ == "__main__"
 
 
 def _place(cls: type[Any]) -> str:

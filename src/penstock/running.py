@@ -21,13 +21,14 @@ from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, Sup
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
-from .executor import Executor, Expired, Limits
+from .executor import Executor, Expired, Limits, Refused
 from .intake import Intake, Prefetch
 from .ledger import Ledger
 from .message import Delivery
 from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
 from .pipeline import ConsumeMiddleware
+from .queues import Queues
 from .registry import Registry
 from .retry import RetryPolicy
 from .services import Service
@@ -69,7 +70,8 @@ class Options:
     ``start``: where a new group begins. ``delayed``: name of the structure that holds retries, where the broker lets
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
-    letters that were put back, an execution like any other.
+    letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
+    letter without having run, with its outcome.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -78,6 +80,7 @@ class Options:
     delayed: str | None = None
     threads: int | None = None
     expired: Expired = "dead_letter"
+    refused: Refused | None = None
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
@@ -102,6 +105,7 @@ class Plan:
     batch: Batch | None = None
     ordered: bool = False
     shards: int = 1
+    queues: Queues | None = None
 
     @property
     def at_once(self) -> int:
@@ -158,7 +162,7 @@ class Running:
         self.ledger.unpark = self.accept
         self.intake = Intake(
             plan.broker,
-            plan.subscription,
+            self._look,
             self.ledger,
             self.accept,
             slots=plan.at_once,
@@ -172,6 +176,7 @@ class Running:
         self._tasks: list[asyncio.Task[None]] = []
         self.hurry = asyncio.Event()
         self._reasons: set[str] = set()
+        self._left_out: frozenset[str] = frozenset()
         self._holding = asyncio.Lock()
         self._quieted = False
 
@@ -191,6 +196,7 @@ class Running:
             threads=self._threads,
             timeout=plan.timeout,
             expired=plan.options.expired,
+            refused=plan.options.refused,
             counters=ledger.counters,
         )
         parts = (plan.concurrency, around.clock, around.telemetry)
@@ -209,6 +215,20 @@ class Running:
         self.intake.quiet = self.paused
         if not self.paused:
             self._intake_task = self._task(self.intake.run(), "intake")
+
+    def _look(self) -> Subscription:
+        """What the next fetch is to ask for."""
+        plan = self._plan
+        if plan.queues is None:
+            return plan.subscription
+        order = plan.queues.order(self._around.dice, self._left_out)
+        return msgspec.structs.replace(plan.subscription, queues=order)
+
+    def leave_out(self, queues: frozenset[str]) -> None:
+        """Take nothing from these of several queues, for now; what has not begun of them is given back."""
+        news, self._left_out = queues - self._left_out, queues
+        if news:
+            self.ledger.release_unstarted([d for d in self.ledger.waiting if d.source in news])
 
     @property
     def source(self) -> str:

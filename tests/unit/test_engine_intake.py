@@ -47,7 +47,7 @@ class Mouth:
         outage = OutageLog("intake", "s", self.clock, random.Random(1), Telemetry())
         self.intake = Intake(
             self.broker,
-            SUBSCRIPTION,
+            lambda: SUBSCRIPTION,
             self.ledger,
             self._accept,
             slots=SLOTS,

@@ -11,6 +11,7 @@ from penstock.app import open_broker
 from penstock.errors import ArgumentError, ConfigurationError, UnknownType
 from penstock.inspector import Inspector
 from penstock.job import DISCARD, JOBS, Job, job
+from penstock.job_registry import Jobs
 from penstock.job_route import install, route
 from penstock.sidekiq import Client
 from penstock.testing import ManualClock
@@ -18,12 +19,12 @@ from penstock.testing import ManualClock
 NOW = 1_800_000_000.0
 
 
-class HardJob(Job, queue="critical", retry=5):
+class CartJob(Job, queue="critical", retry=5):
     async def perform(self, a, b="x"):
         ran.append((self.jid, a, b))
 
 
-class PlainJob(Job):
+class TallyJob(Job):
     def perform(self, *args):
         ran.append((self.jid, *args))
 
@@ -60,38 +61,38 @@ CREATED = {"created_at": int(NOW * 1000)}
 
 
 async def test_a_job_goes_to_the_queue_of_its_class_with_the_options_of_its_class(broker):
-    jid = await HardJob.perform_async(1, "b")
+    jid = await CartJob.perform_async(1, "b")
     assert 24 == len(jid)
     assert set(jid) <= set("0123456789abcdef")
-    assert [("HardJob", [1, "b"], {"retry": 5, **CREATED})] == await waiting(broker, "critical")
+    assert [("CartJob", [1, "b"], {"retry": 5, **CREATED})] == await waiting(broker, "critical")
     (message,) = await Inspector(broker).peek("critical")
     assert jid == message.headers["jid"]
 
 
 async def test_options_of_the_moment_win_and_can_be_kept_and_added_to(broker):
-    low = HardJob.set(queue="low")
+    low = CartJob.set(queue="low")
     await low.perform_async(1)
     await low.set(retry=False, colour="red").perform_async(2)
     await low.perform_async(3)
     assert [
-        ("HardJob", [1], {"retry": 5, **CREATED}),
-        ("HardJob", [2], {"retry": False, "colour": "red", **CREATED}),
-        ("HardJob", [3], {"retry": 5, **CREATED}),
+        ("CartJob", [1], {"retry": 5, **CREATED}),
+        ("CartJob", [2], {"retry": False, "colour": "red", **CREATED}),
+        ("CartJob", [3], {"retry": 5, **CREATED}),
     ] == await waiting(broker, "low")
 
 
 async def test_arguments_by_keyword_travel_in_the_order_of_the_parameters(broker):
-    await HardJob.perform_async(b="b", a=1)
-    await HardJob.perform_async(a=2)
+    await CartJob.perform_async(b="b", a=1)
+    await CartJob.perform_async(a=2)
     assert [[1, "b"], [2, "x"]] == [args for _, args, _ in await waiting(broker, "critical")]
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3), {}), ((1,), {"c": 2}), ((), {"b": 2})])
 async def test_arguments_that_perform_does_not_take_are_refused_where_they_are_given(broker, args, kwargs):
-    with pytest.raises(ArgumentError, match=r"HardJob\.perform takes \(a, b='x'\)"):
-        await HardJob.perform_async(*args, **kwargs)
-    with pytest.raises(ArgumentError, match=r"HardJob\.perform takes"):
-        await HardJob.perform_bulk([(1,), (1, 2, 3)])
+    with pytest.raises(ArgumentError, match=r"CartJob\.perform takes \(a, b='x'\)"):
+        await CartJob.perform_async(*args, **kwargs)
+    with pytest.raises(ArgumentError, match=r"CartJob\.perform takes"):
+        await CartJob.perform_bulk([(1,), (1, 2, 3)])
     assert [] == await Inspector(broker).sources()
 
 
@@ -99,28 +100,28 @@ async def test_arguments_that_perform_does_not_take_are_refused_where_they_are_g
     "when", [60, 60.0, timedelta(minutes=1), NOW + 60, datetime.fromtimestamp(NOW + 60, UTC)], ids=repr
 )
 async def test_an_interval_and_a_moment_are_told_apart_by_size(broker, when):
-    for enqueue in (HardJob.perform_in, HardJob.perform_at):
+    for enqueue in (CartJob.perform_in, CartJob.perform_at):
         await enqueue(when, 1)
-    await HardJob.set(wait=when).perform_async(1)
-    await HardJob.set(wait_until=when).perform_async(1)
+    await CartJob.set(wait=when).perform_async(1)
+    await CartJob.set(wait_until=when).perform_async(1)
     assert 4 == (await Inspector(broker).stats("critical"))[0].delayed
 
 
 @pytest.mark.parametrize("when", [0, -5, NOW, 1_500_000_000])
 async def test_what_lies_in_the_past_runs_at_once(broker, when):
-    await HardJob.perform_at(when, 1)
-    assert [("HardJob", [1], {"retry": 5, **CREATED})] == await waiting(broker, "critical")
+    await CartJob.perform_at(when, 1)
+    assert [("CartJob", [1], {"retry": 5, **CREATED})] == await waiting(broker, "critical")
 
 
 @pytest.mark.parametrize("when", ["soon", None, True, float("nan"), datetime(2026, 11, 21)])  # noqa: DTZ001 the subject
 async def test_what_is_no_moment_is_refused(when):
     with pytest.raises(ArgumentError, match=r"datetime with a time zone|has no time zone"):
-        await HardJob.set(wait=1).perform_in(when, 1)
+        await CartJob.set(wait=1).perform_in(when, 1)
 
 
 async def test_wait_and_wait_until_do_not_go_together():
     with pytest.raises(ArgumentError, match="two ways to say one thing"):
-        HardJob.set(wait=1, wait_until=2)
+        CartJob.set(wait=1, wait_until=2)
 
 
 async def test_a_function_can_be_called_and_enqueued(broker):
@@ -137,20 +138,20 @@ async def test_a_function_can_be_called_and_enqueued(broker):
 
 def test_code_without_a_loop_enqueues_as_well(broker):
     jids = [
-        HardJob.sync.perform_async(1),
-        HardJob.set(queue="low").sync.perform_in(60, 1),
+        CartJob.sync.perform_async(1),
+        CartJob.set(queue="low").sync.perform_in(60, 1),
         resize.sync.perform_async("a", 1),
     ]
-    jids += HardJob.sync.perform_bulk((n,) for n in range(3))
+    jids += CartJob.sync.perform_bulk((n,) for n in range(3))
     assert 6 == len(set(jids))
-    assert HardJob.sync.perform_inline(1) is True
+    assert CartJob.sync.perform_inline(1) is True
     assert [1] == [a for _, a, _ in ran]
 
 
 async def test_perform_inline_runs_the_job_as_a_worker_would_get_it():
-    assert await HardJob.perform_inline(1) is True
-    assert await HardJob.set(sync=True).perform_async(2) is None
-    assert await PlainJob.perform_inline({"a": [1]}) is True  # a plain function: in a thread
+    assert await CartJob.perform_inline(1) is True
+    assert await CartJob.set(sync=True).perform_async(2) is None
+    assert await TallyJob.perform_inline({"a": [1]}) is True  # a plain function: in a thread
     assert [
         [1, "x"],
         [2, "x"],
@@ -158,9 +159,19 @@ async def test_perform_inline_runs_the_job_as_a_worker_would_get_it():
     ] == [list(args) for _, *args in ran]
     assert all(len(jid) == 24 for jid, *_ in ran)
     with pytest.raises(ArgumentError):
-        await PlainJob.perform_inline((1, 2))
+        await TallyJob.perform_inline((1, 2))
     with pytest.raises(UnknownType, match="no job named 'Nobody'"):
         await route().perform_inline({"class": "Nobody", "args": []})
+
+
+async def test_what_an_inline_job_does_to_its_arguments_is_not_seen_where_it_was_pushed():
+    class Greedy(Job):
+        async def perform(self, items):
+            items.clear()
+
+    items = [1, 2]
+    await Greedy.perform_inline(items)
+    assert [1, 2] == items
 
 
 def test_options_are_inherited_and_a_change_shows_in_those_who_said_nothing_themselves():
@@ -198,22 +209,23 @@ def test_options_are_inherited_and_a_change_shows_in_those_who_said_nothing_them
         ("tags", "one"),
         ("tags", [1]),
         ("retry_queue", 3),
+        ("pool", "redis://"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused_wherever_it_is_given(name, value):
     with pytest.raises(ArgumentError, match=f"the option {name} is "):
-        HardJob.set(**{name: value})
+        CartJob.set(**{name: value})
     with pytest.raises(ArgumentError, match=f"the option {name} is "):
-        HardJob.set_sidekiq_options(**{name: value})
+        CartJob.set_sidekiq_options(**{name: value})
     with pytest.raises(ArgumentError, match=f"the option {name} is "):
         type(Job)("Wrong", (Job,), {"perform": lambda self: None}, **{name: value})
 
 
 def test_a_class_is_found_by_its_wire_name_and_its_former_names():
-    class Invoice(Job, wire_name="Billing::InvoiceJob", aliases=["InvoiceWorker"]):
+    class Invoice(Job, wire_name="Billing::Invoice", aliases=["InvoiceWorker"]):
         def perform(self): ...
 
-    assert Invoice is JOBS.resolve("Billing::InvoiceJob")
+    assert Invoice is JOBS.resolve("Billing::Invoice")
     assert Invoice is JOBS.resolve("InvoiceWorker")
     assert JOBS.resolve("Invoice") is None
     assert JOBS.resolve("os.system") is None
@@ -225,11 +237,38 @@ def test_a_wire_name_that_sidekiqs_pages_cannot_bear_is_refused(name):
         type(Job)("Wrong", (Job,), {"perform": lambda self: None}, wire_name=name)
 
 
-def test_two_classes_do_not_share_a_wire_name():
-    with pytest.raises(ConfigurationError, match=r"the wire name .HardJob. is .*HardJob.s already"):
+def test_two_classes_of_one_wire_name_are_an_error_for_who_must_choose():
+    jobs = Jobs()
+    first, second = type("First", (), {}), type("Second", (), {})
+    jobs.add(first, "A", "B")
+    jobs.check()
+    jobs.add(second, "A")
+    assert first is jobs.resolve("B")
+    for ask in (lambda: jobs.resolve("A"), jobs.check):
+        with pytest.raises(ConfigurationError, match=r"the wire name 'A' is that of .*First and .*Second"):
+            ask()
 
-        class Other(Job, wire_name="HardJob"):
+
+def test_a_class_defined_again_takes_the_place_of_the_former_one():
+    def define():
+        class Again(Job):
             def perform(self): ...
+
+        return Again
+
+    assert define() is not define()
+    again = define()
+    assert again is JOBS.resolve("Again")
+
+    class Again(Job):  # of a function too, but another one
+        def perform(self): ...
+
+    assert Again is JOBS.resolve("Again")
+    reloaded = type("CartJob", (), {"__module__": CartJob.__module__})
+    jobs = Jobs()
+    jobs.add(CartJob, "CartJob")
+    jobs.add(reloaded, "CartJob")
+    assert reloaded is jobs.resolve("CartJob")
 
 
 def test_a_class_without_perform_cannot_be_enqueued_and_perform_cannot_need_keywords():
@@ -259,28 +298,28 @@ def test_hooks_are_kept_with_the_class_and_inherited():
 
     assert 20 == Child.sidekiq_retry_in(2, ValueError(), {})
     assert DISCARD == Child.sidekiq_retries_exhausted({}, ValueError())
-    assert HardJob.sidekiq_retry_in is None
+    assert CartJob.sidekiq_retry_in is None
     with pytest.raises(ConfigurationError, match="takes a function"):
         Hooked.retry_in(10)
 
 
 def test_a_job_outside_of_a_worker_is_not_interrupted():
-    assert HardJob().interrupted() is False
-    assert "penstock.job" == HardJob().logger.name
+    assert CartJob().interrupted() is False
+    assert "penstock.job" == CartJob().logger.name
 
 
 async def test_without_a_client_the_error_says_how_to_make_one():
     install(None)
     with pytest.raises(ConfigurationError, match=r"\.install\(\)"):
-        await HardJob.perform_async(1)
+        await CartJob.perform_async(1)
 
 
 async def test_via_pushes_with_another_client_until_the_block_ends_however_it_ends(broker):
     other = open_broker("memory://")
     with pytest.raises(ZeroDivisionError), Client.via(Client(other)):  # noqa: PT012 the block is the subject
-        await HardJob.perform_async(1)
+        await CartJob.perform_async(1)
         raise ZeroDivisionError
-    await HardJob.perform_async(2)
+    await CartJob.perform_async(2)
     assert [[1]] == [args for _, args, _ in await waiting(other, "critical")]
     assert [[2]] == [args for _, args, _ in await waiting(broker, "critical")]
     with pytest.raises(ArgumentError, match="got None"), Client.via(None):
@@ -296,5 +335,9 @@ async def test_a_pool_of_the_class_or_of_the_moment_decides_where_a_job_goes(bro
     await Sharded.perform_async()
     await Sharded.set(pool=Client(shards[1])).perform_async()
     assert [1, 1] == [len(await waiting(shard, "default")) for shard in shards]
+    with Client.via(Client(shards[1])):  # before the class's, but after what is said in the call
+        await Sharded.perform_async()
+        await Sharded.set(pool=Client(shards[0])).perform_async()
+    assert [2, 2] == [len(await waiting(shard, "default")) for shard in shards]
     assert [] == await Inspector(broker).sources()
     assert "pool" not in (await waiting(shards[0], "default"))[0][2]

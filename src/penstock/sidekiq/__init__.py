@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from .chain import Chain as Chain
     from .client import Client as Client
     from .context import Context as Context
+    from .transactions import TransactionClient as TransactionClient
 
 _HOMES = {
     "chain": "Chain",
     "client": "Client",
     "context": "Context",
+    "transactions": "TransactionClient",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["Chain", "Client", "Context"]
+__all__ = ["Chain", "Client", "Context", "TransactionClient"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,6 @@ class _Everywhere:
     interceptor: Interceptor | None = None
 
 
-_UNSAID: Interceptor | None = None
 _here: ContextVar[tuple[Interceptor | None] | None] = ContextVar("penstock_job_interceptor", default=None)
 
 

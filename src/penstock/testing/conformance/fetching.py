@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from msgspec.structs import replace
+
 from ...broker import Broker, Settlement, Subscription
 from ...outcome import Ack
 from .harness import PATIENCE, Harness, bodies, message, numbered
@@ -69,6 +71,25 @@ class FetchingTests(Harness):
         assert [b"1"] == bodies(await asyncio.wait_for(self.fetch(broker, subscription, wait=PATIENCE), PATIENCE))
         await self.send(broker, other.source, message(b"2"))
         assert [b"2"] == bodies(await asyncio.wait_for(slow, PATIENCE))
+
+    async def test_several_queues_are_taken_from_in_the_order_asked_for(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        self.need(broker, "several")
+        a, b = f"{source}-a", f"{source}-b"
+        both = Subscription(source=f"{a},{b}", group="g", lease=self.lease, queues=(b, a))
+        await self.send(broker, a, *numbered(3))
+        await self.send(broker, b, *numbered(2))
+        found = await self.take(broker, both, limit=4)
+        assert [b, b, a, a] == [d.source for d in found]
+        assert [b"0", b"1", b"0", b"1"] == bodies(found)
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
+        waiting = asyncio.create_task(self.fetch(broker, replace(both, queues=(a, b)), limit=9))
+        assert [b"2"] == bodies(await waiting)
+        waiting = asyncio.create_task(self.fetch(broker, both, wait=PATIENCE))
+        await asyncio.sleep(0.02)
+        await self.send(await self.another(), a, message(b"late"))
+        assert [(a, b"late")] == [(d.source, d.message.body) for d in await asyncio.wait_for(waiting, PATIENCE)]
 
     async def test_a_waiting_fetch_does_not_hold_up_publishing(
         self, broker: Broker[Any], source: str, subscription: Subscription
