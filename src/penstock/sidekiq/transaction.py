@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from ..clients.redis import Command, RedisClient
 
 
 async def together(client: RedisClient, *commands: Command) -> list[Any]:
     """The replies. Raises the first error that is among them; the other commands have been applied then."""
-    *queued, last = await client.many([("MULTI",), *commands, ("EXEC",)])
-    results = cast("list[Any]", last) if isinstance(last, list) else [last]
-    for reply in (*queued, *results):
+    *queued, results = await client.many([("MULTI",), *commands, ("EXEC",)])
+    for reply in (*queued, results) if isinstance(results, Exception) else results:
         if isinstance(reply, Exception):
             raise reply
-    return results
+    found: list[Any] = results
+    return found
