@@ -61,4 +61,5 @@ _CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "dead": (lambda value: isinstance(value, bool), "true or false"),
     "tags": (_is_list_of_texts, "a list of texts"),
+    "pool": (lambda value: hasattr(value, "push_bulk"), "a client, such as Client(open_broker(url))"),
 }

@@ -24,8 +24,8 @@ class Jobs(Generic[T]):
     def add(self, cls: type[T], *names: str) -> None:
         """Register a class under its names.
 
-        A class defined again, as on a reload or within a function, takes the place of the former one. Two different
-        classes of one name are an error for whoever asks for it: a process that only pushes them never does.
+        A class defined again, as on a reload, within a function or in ``__main__``, takes the place of the former one.
+        Two different classes of one name are an error for whoever asks for it: a process that only pushes never does.
         """
         for name in names:
             check_name(name)
@@ -64,7 +64,7 @@ def check_name(name: Any) -> None:
 
 
 def _replaces(new: type[Any], old: type[Any]) -> bool:
-    return _place(new) == _place(old) or "<locals>" in old.__qualname__
+    return _place(new) == _place(old) or "<locals>" in old.__qualname__ or old.__module__ == "__main__"
 
 
 def _place(cls: type[Any]) -> str:

@@ -70,9 +70,12 @@ def installed() -> Pusher | None:
     return _here.get() or _Default.client
 
 
-def route() -> Pusher:
-    """The client to push with here. Raises ``ConfigurationError`` if there is none."""
-    client = installed()
+def route(own: Pusher | None = None) -> Pusher:
+    """The client to push with here, for a class with a client of its ``own``: a block's goes before it.
+
+    Raises ``ConfigurationError`` if there is none.
+    """
+    client = _here.get() or own or _Default.client
     if client is None:
         raise ConfigurationError(
             "no client to push jobs with; once, at the start of the program, say"

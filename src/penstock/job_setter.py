@@ -41,8 +41,8 @@ class _Order:
         return {**self.options, **times, **({"sync": True} if self.inline else {})}
 
     def client(self) -> Pusher:
-        pool: Pusher | None = self.options.get("pool") or getattr(self.job, "sidekiq_options", {}).get("pool")
-        return pool if pool is not None else route()
+        said: Pusher | None = self.options.get("pool")
+        return said if said is not None else route(self.job.sidekiq_options.get("pool"))
 
     def at(self, client: Pusher) -> float | None:
         """When it was said to run, if it was; the past is at once."""

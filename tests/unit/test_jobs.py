@@ -164,6 +164,16 @@ async def test_perform_inline_runs_the_job_as_a_worker_would_get_it():
         await route().perform_inline({"class": "Nobody", "args": []})
 
 
+async def test_what_an_inline_job_does_to_its_arguments_is_not_seen_where_it_was_pushed():
+    class Greedy(Job):
+        async def perform(self, items):
+            items.clear()
+
+    items = [1, 2]
+    await Greedy.perform_inline(items)
+    assert [1, 2] == items
+
+
 def test_options_are_inherited_and_a_change_shows_in_those_who_said_nothing_themselves():
     class Base(Job, abstract=True, queue="base", retry=3):
         pass
@@ -199,6 +209,7 @@ def test_options_are_inherited_and_a_change_shows_in_those_who_said_nothing_them
         ("tags", "one"),
         ("tags", [1]),
         ("retry_queue", 3),
+        ("pool", "redis://"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused_wherever_it_is_given(name, value):
@@ -248,6 +259,11 @@ def test_a_class_defined_again_takes_the_place_of_the_former_one():
     assert define() is not define()
     again = define()
     assert again is JOBS.resolve("Again")
+
+    class Again(Job):  # of a function too, but another one
+        def perform(self): ...
+
+    assert Again is JOBS.resolve("Again")
     reloaded = type("CartJob", (), {"__module__": CartJob.__module__})
     jobs = Jobs()
     jobs.add(CartJob, "CartJob")
@@ -319,5 +335,9 @@ async def test_a_pool_of_the_class_or_of_the_moment_decides_where_a_job_goes(bro
     await Sharded.perform_async()
     await Sharded.set(pool=Client(shards[1])).perform_async()
     assert [1, 1] == [len(await waiting(shard, "default")) for shard in shards]
+    with Client.via(Client(shards[1])):  # before the class's, but after what is said in the call
+        await Sharded.perform_async()
+        await Sharded.set(pool=Client(shards[0])).perform_async()
+    assert [2, 2] == [len(await waiting(shard, "default")) for shard in shards]
     assert [] == await Inspector(broker).sources()
     assert "pool" not in (await waiting(shards[0], "default"))[0][2]

@@ -47,6 +47,11 @@ def test_any_float_reads_back_as_itself(value):
     assert value == json.loads(text)
 
 
+def test_powers_of_two_whose_neighbours_lie_unevenly_read_back_as_themselves():
+    values = [2.0**n for n in range(-1074, 1024)]
+    assert values == loads(dumps(values))
+
+
 @given(VALUES)
 def test_any_value_reads_back_as_itself_and_has_the_bytes_of_the_standard_layout(value):
     text = dumps(value)

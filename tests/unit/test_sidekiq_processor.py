@@ -442,10 +442,21 @@ async def test_a_registry_that_breaks_down_costs_no_job(shop: Shop, monkeypatch:
         raise LookupError("down")
 
     monkeypatch.setattr(shop.jobs, "resolve", broken)
+    monkeypatch.setattr(shop.processor, "_resolve", broken)
     async with shop.open():
         (outcome,) = await shop.outcomes()
     assert isinstance(outcome, Retry)
-    assert "Internal exception!" == shop.told.errors[0][1]["context"]
+    assert ["LookupError"] == [type(error).__name__ for error, _ in shop.told.errors]
+
+
+async def test_an_error_while_a_failure_is_handled_costs_no_job(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise LookupError("down")
+
+    monkeypatch.setattr("penstock.sidekiq.job_retry.failed", broken)
+    outcome = await shop.outcome(failing(OSError("x")))
+    assert isinstance(outcome, Retry)
+    assert ["Internal exception!", "Job raised exception"] == [context["context"] for _, context in shop.told.errors]
 
 
 async def test_a_job_at_work_when_the_worker_stops_is_given_back(shop: Shop) -> None:

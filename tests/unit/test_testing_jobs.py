@@ -82,6 +82,13 @@ async def test_fake_jobs_are_forgotten_by_class_queue_and_id(fake_jobs):  # noqa
     assert [] == Queues.jobs
 
 
+async def test_fake_jobs_keep_their_arguments_as_they_were_pushed(fake_jobs):  # noqa: F811
+    items = [1]
+    await EchoJob.perform_async(items)
+    items.append(2)
+    assert [[[1]]] == [payload["args"] for payload in Testing.jobs(EchoJob)]
+
+
 async def test_perform_one_performs_the_oldest_and_says_when_there_is_none(fake_jobs):  # noqa: F811
     jid = await SumJob.perform_async(1, 2)
     await SumJob.perform_async(3, 4)

@@ -50,7 +50,7 @@ class Failures:
         return outcome
 
     async def _decided(self, error: BaseException, payload: Payload, queue: str, count: int) -> Outcome:
-        job = self.jobs.resolve(payload["class"])
+        job = self._class_of(payload["class"])
         options: dict[str, Any] = getattr(job, "sidekiq_options", None) or {}
         if not job_retry.is_retried(payload, options):
             await self.handlers.died(payload, error)
@@ -81,7 +81,14 @@ class Failures:
     async def _asked(self, name: str, job: type[Any] | None, payload: Payload, *arguments: Any) -> Any:
         """What a hook of the job's class answers: of the class that is wrapped, where one is."""
         wrapped = payload.get("wrapped")
-        owner = job if wrapped is None else self.jobs.resolve(str(wrapped))
+        owner = job if wrapped is None else self._class_of(str(wrapped))
         hook: Callable[..., Any] | None = getattr(owner, f"sidekiq_{name}", None)
         context = {"context": f"Failure in {name} of {payload['class']}, the default holds", "job": payload}
         return await self.handlers.asked(hook, context, *arguments)
+
+    def _class_of(self, name: str) -> type[Any] | None:
+        """The class, if there is one to ask: that there is none, or that there are two, may be why the job failed."""
+        try:
+            return self.jobs.resolve(name)
+        except Exception:  # noqa: BLE001 it was raised before, and is reported
+            return None

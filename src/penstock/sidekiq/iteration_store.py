@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from ..clients.redis import Command, RedisClient
+from ..clients.redis import RedisClient
 from ..iterable import IterationState
+from .transaction import together
 
 TTL = 30 * 86_400  # seconds, from the first time that something was saved
 
@@ -32,28 +31,16 @@ class RedisIterations:
     async def save(self, jid: str, state: IterationState, /) -> float | None:
         key, cursor = _key(jid), msgspec.json.encode(state.cursor)
         saved = ("HSET", key, "ex", state.executions, "c", cursor, "rt", repr(state.runtime))
-        cancelled = (await self._together(saved, ("EXPIRE", key, TTL, "NX"), ("HGET", key, "cancelled")))[-1]
+        cancelled = (await together(self._client, saved, ("EXPIRE", key, TTL, "NX"), ("HGET", key, "cancelled")))[-1]
         return None if cancelled is None else float(cancelled)
 
     async def cancel(self, jid: str, now: float, /) -> float:
         key = _key(jid)
         once = ("HSETNX", key, "cancelled", int(now))
-        return float((await self._together(once, ("EXPIRE", key, TTL, "NX"), ("HGET", key, "cancelled")))[-1])
+        return float((await together(self._client, once, ("EXPIRE", key, TTL, "NX"), ("HGET", key, "cancelled")))[-1])
 
     async def delete(self, jid: str, /) -> None:
         await self._client.call("UNLINK", _key(jid))
-
-    async def _together(self, *commands: Command) -> list[Any]:
-        """The replies of commands that are applied as one."""
-        replies = await self._client.many([("MULTI",), *commands, ("EXEC",)])
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        results: list[Any] = replies[-1]
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return results
 
 
 def _key(jid: str) -> str:

@@ -61,6 +61,8 @@ class Profiles(Protocol):
 
     def profile(self, payload: Payload, /) -> AbstractAsyncContextManager[None]: ...
 
+    def follow(self, call: Callable[..., Any], /) -> Callable[..., Any]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorOptions:
@@ -201,7 +203,9 @@ class Processor:
         return await result if inspect.isawaitable(result) else result  # a plain wrapper of a coroutine function
 
     async def _in_thread(self, context: Context, perform: Callable[..., Any], args: list[Any]) -> Any:
-        future = run_in(self._pool(), partial(perform, *args))
+        profiler = self.options.profiler
+        call = perform if profiler is None else profiler.follow(perform)
+        future = run_in(self._pool(), partial(call, *args))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
