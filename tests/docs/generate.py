@@ -30,6 +30,7 @@ BROKERS = {
     "SQLite file": "sqlite:///jobs.db",
     "SQLite in memory": "sqlite://",
     "Redis and Valkey Streams": "redis://localhost",
+    "Sidekiq": "sidekiq+redis://localhost",
 }
 CAPABILITIES = {
     "max_delay": "longest delay, in seconds",
@@ -40,6 +41,7 @@ CAPABILITIES = {
     "idempotent": "publishes once for each key, in one step",
     "retentions": "how long a message may stay that every group has acked; the first is the default",
     "shared": "several processes may work on it",
+    "several": "one consumer may read several queues",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }

@@ -139,7 +139,8 @@ class Runner:
             version=f"penstock {__version__}",
         )
         broker.work = self.work
-        broker.repush = self.client.repush
+        if config.client_middleware:
+            broker.repush = self.client.repush
         broker.on_beat = self._beaten
         broker.on_signal = None if self._embedded else self._told
         broker.clean_backtraces(config.backtrace_cleaner)
