@@ -40,6 +40,7 @@ from .processor import UNLIMITED, Processor, ProcessorOptions
 logger = logging.getLogger("penstock.sidekiq")
 
 MAX_CRASHES = 3  # processes that may die with a job before it is taken for the cause
+BEAT_TTL = 20.0  # seconds for which a beat holds
 SLOW_RTT, SLOW_IN_A_ROW = 50_000, 5  # microseconds of one PING; beats
 
 Handler = Callable[[], Any]
@@ -201,7 +202,18 @@ class Runner:
     async def quiet(self) -> None:
         """Take no new jobs; those that run go on, and the process stays."""
         await self.worker.quiet()
+        await self._tell()
         await self._fire("quiet")
+
+    async def _tell(self) -> None:
+        """Whoever looks sees at once what this process is about."""
+        broker = self.broker
+        if not isinstance(broker, SidekiqBroker) or not self.started.is_set():
+            return
+        try:
+            await broker.beat(self.worker.presence(broker), BEAT_TTL)
+        except Exception as error:  # noqa: BLE001 the next beat says it too
+            logger.debug("the process could not say that it is quiet: %s", error)
 
     async def stop(self) -> bool:
         """Quiet, then stop within the configured time; true if no job had to be given back unfinished."""
