@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-
 import click
 
 from ..config import Settings
+from . import loop
 from .bench_run import Report, measure
 from .options import as_json, with_settings
 from .terminal import is_terminal, say_json
-from .worker import YOUNG
 
 JOBS, ROUNDS = 50_000, 3
 
@@ -47,19 +44,8 @@ def _run(settings: Settings, jobs: int, rounds: int) -> Report:
         if is_terminal():
             click.echo(f"{text} …", err=True)
 
-    loop_factory = None
-    if settings.uvloop:
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            loop_factory = uvloop.new_event_loop
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(measure(url, jobs, rounds, progress))
+    loop.settle_memory()
+    return loop.run(measure(url, jobs, rounds, progress), uvloop=settings.uvloop)
 
 
 def text_of(report: Report) -> str:

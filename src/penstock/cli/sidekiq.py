@@ -17,7 +17,7 @@ import click
 
 from ..errors import ConfigurationError
 from ..version import __version__
-from . import codes
+from . import codes, loop
 from .dump import telling
 from .notify import notify
 
@@ -79,7 +79,9 @@ def sidekiq(
         _require(name)
     from ..sidekiq.runner import Runner
 
-    asyncio.run(_serve(Runner(config)))
+    runner = Runner(config)
+    loop.settle_memory()
+    loop.run(_serve(runner), uvloop=True)
     return codes.OK
 
 

@@ -6,12 +6,11 @@ Kept light on purpose: neither rich nor any driver that the consumers do not use
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -20,7 +19,7 @@ import click
 from ..config import Settings
 from ..errors import ConfigurationError
 from ..worker import Worker
-from . import codes
+from . import codes, loop
 from .child import Child, telling_why
 from .dump import telling
 from .link import inherited
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock")
 
 T = TypeVar("T")
-
-# Allocations between two looks of the garbage collector at young objects, instead of 700: a fetched batch outlives
-# such a look anyway. No-op jobs run 15 to 50 % faster so; more than this gains nothing.
-YOUNG = 10_000
 
 
 @click.command()
@@ -75,13 +70,13 @@ def worker(settings: Settings, targets: tuple[str, ...], factory: bool, dry_run:
     if line is not None:
         with telling_why(line.sendall):
             serving = _prepared(settings, targets, factory=factory, pid=True)
-        _run(_serve_as_child(serving, line, settings), settings)
+        loop.run(_serve_as_child(serving, line, settings), uvloop=settings.uvloop)
         return codes.OK
     if settings.processes is not None:
         return _supervise(settings, settings.processes)
     if settings.max_jobs is not None or settings.max_memory is not None:
         raise ConfigurationError("max_jobs and max_memory need a supervisor; add --processes 1, or more")
-    _run(_serve(_prepared(settings, targets, factory=factory), settings), settings)
+    loop.run(_serve(_prepared(settings, targets, factory=factory), settings), uvloop=settings.uvloop)
     return codes.OK
 
 
@@ -89,13 +84,8 @@ def _prepared(settings: Settings, targets: tuple[str, ...], *, factory: bool, pi
     found = locate(targets, factory=factory)
     configure(settings, pid=pid)
     serving = _worker(found, settings)
-    _settle_memory()
+    loop.settle_memory()
     return serving
-
-
-def _run(serving: Coroutine[Any, Any, None], settings: Settings) -> None:
-    with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
-        runner.run(serving)
 
 
 async def _serve(serving: Worker, settings: Settings) -> None:
@@ -186,23 +176,6 @@ def _metrics(serving: Worker, settings: Settings) -> AbstractContextManager[Any]
     from ..contrib.prometheus import exporter
 
     return exporter(serving, settings.metrics_port, address=settings.metrics_address)
-
-
-def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if not settings.uvloop:
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _settle_memory() -> None:
-    """What has been imported by now stays: the collector need not look at it again, nor as often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 def _show(found: Found, *, as_json: bool) -> None:
