@@ -1,7 +1,7 @@
 """Profiles of jobs that ask for one, for the Profiles page: what ran, sampled, in Firefox's format.
 
-A job with the option ``profile``, a token of the asker's, is looked at a thousand times a second while it runs, in the
-thread of the loop or, a plain one, in its own. The profile of a job that succeeds is kept for a day.
+A job with the option ``profile``, a token of the asker's, is looked at while it runs, in the thread of the loop or, a
+plain one, in its own: a thousand times a second, about two hundred where Python code never waits. The profile of a job that succeeds is kept for a day.
 """
 
 from __future__ import annotations
