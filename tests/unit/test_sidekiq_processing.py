@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Consumer, Worker
+from penstock import Consumer, Options, Worker
 from penstock.brokers.sidekiq import SidekiqBroker
 from penstock.clients.opening import redis_client
 from penstock.clients.redis import RedisClient
@@ -66,7 +66,8 @@ class Fleet:
     def __init__(self, url: str, **options: Any) -> None:
         self.jobs: Jobs[Any] = Jobs()
         self.deaths: list[dict[str, Any]] = []
-        handlers = Handlers(errors=[lambda *_: None], deaths=[self.deaths.append])
+        self.errors: list[dict[str, Any]] = []
+        handlers = Handlers(errors=[lambda _error, context: self.errors.append(context)], deaths=[self.deaths.append])
         self.processor = Processor(self.jobs, ProcessorOptions(handlers=handlers, **options))
         self.consumer = Consumer(
             SidekiqBroker.from_url(f"sidekiq+{url}"),
@@ -75,6 +76,7 @@ class Fleet:
             self.processor,
             codec=ArgsCodec(),
             retry=UNLIMITED,
+            options=Options(refused=self.processor.refused),
         )
 
     async def until(self, done: Callable[[], Any]) -> None:
@@ -174,6 +176,17 @@ async def test_retry_for_is_counted_from_the_first_failure(redis_url: str, share
     await fleet.until(lambda: shared_server.call("ZCARD", "dead"))
     (found,) = [json.loads(raw) for raw in shared_server.call("ZRANGE", "dead", 0, -1)]
     assert blurred(json.loads(raw)) == blurred(found)
+
+
+async def test_what_is_no_job_is_dead_as_it_is_and_reported(redis_url: str, shared_server: Server) -> None:
+    ((raw, _),) = VECTORS["invalid_json_to_dead"]["dead"]["members"]
+    fleet = Fleet(redis_url)
+    for each in (raw, "2"):
+        shared_server.call("LPUSH", "queue:default", each)
+    await fleet.until(lambda: len(fleet.errors) == 2)
+    found = [(each["context"], each["jobstr"], each["queue"]) for each in fleet.errors]
+    assert [("Invalid JSON for job", each, "default") for each in (raw, "2")] == found
+    assert {raw.encode(), b"2"} == set(shared_server.call("ZRANGE", "dead", 0, -1))
 
 
 # --------------------------------------------------------------------------------------------------------- iterable jobs
