@@ -44,6 +44,11 @@ class Jobs(Generic[T]):
             )
         return classes[0]
 
+    def forget(self, module: str) -> None:
+        """Take out the classes that were defined in a module: before it is loaded anew, after a test."""
+        kept = {name: [cls for cls in held if cls.__module__ != module] for name, held in self._classes.items()}
+        self._classes = {name: held for name, held in kept.items() if held}
+
     def check(self) -> None:
         """Raise ``ConfigurationError`` if any name has two classes. For a worker, before it takes its first job."""
         for name in self._classes:

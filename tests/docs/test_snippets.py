@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from penstock import job_route
+from penstock.job import JOBS
 from tests.docs.runner import PageRunner, SnippetError
 from tests.docs.snippets import PYTHON, SERVERS, Block, blocks
 from tests.servers.redis_server import Server
@@ -51,6 +52,7 @@ def test_the_snippets_of_the_page_run(
         pytest.fail(str(error), pytrace=False)
     finally:
         job_route.install(None)
+        JOBS.forget("__main__")
         for name in set(sys.modules) - modules:  # what the page saved and imported is not the next page's
             if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
                 del sys.modules[name]

@@ -244,9 +244,12 @@ def test_two_classes_of_one_wire_name_are_an_error_for_who_must_choose():
     jobs.check()
     jobs.add(second, "A")
     assert first is jobs.resolve("B")
+    jobs.forget("elsewhere")
     for ask in (lambda: jobs.resolve("A"), jobs.check):
         with pytest.raises(ConfigurationError, match=r"the wire name 'A' is that of .*First and .*Second"):
             ask()
+    jobs.forget(second.__module__)
+    assert () == jobs.names
 
 
 def test_a_class_defined_again_takes_the_place_of_the_former_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from datetime import UTC, datetime
@@ -68,6 +69,7 @@ class Taking:
     async def open(self): ...
 
     async def publish(self, messages):
+        await asyncio.sleep(0)
         if len(self.batches) == self.fails_at:
             raise BrokerError("no more")
         self.batches.append(list(messages))
@@ -137,6 +139,12 @@ async def test_a_job_of_another_language_needs_no_class_here(client, broker):
     assert "ABC" == jid
     assert ("q.with:odd-chars_1", "Other::Lang", b"[1]") == (item.destination, item.message.type, item.message.body)
     assert {"retry": 2, "jid": "ABC", "created_at": 1_800_000_000_000} == item.message.headers
+
+
+async def test_concurrent_pushes_share_round_trips(client, broker):
+    jids = await asyncio.gather(*(client.push({"class": PlainJob, "args": [n]}) for n in range(50)))
+    assert [1, 49] == [len(batch) for batch in broker.batches]
+    assert sorted(jids) == sorted(item.message.headers["jid"] for batch in broker.batches for item in batch)
 
 
 async def test_what_is_given_is_not_changed(client):
@@ -457,7 +465,5 @@ def test_code_without_a_loop_pushes_by_a_connection_of_its_own():
 
     async def look():
         return [message.body for message in await Inspector(broker).peek("default")]
-
-    import asyncio
 
     assert [b"[1]", b"[0]", b"[1]", b"[2]"] == asyncio.run(look())

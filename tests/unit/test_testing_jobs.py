@@ -10,7 +10,7 @@ import pytest
 from penstock.app import open_broker
 from penstock.errors import ArgumentError, ConfigurationError, UnknownType
 from penstock.inspector import Inspector
-from penstock.job import Job, job
+from penstock.job import JOBS, Job, job
 from penstock.job_route import install, installed
 from penstock.sidekiq import Client
 from penstock.testing.job_fixtures import fake_jobs, inline_jobs  # noqa: F401 fixtures
@@ -212,3 +212,21 @@ async def test_the_programs_own_client_stays_installed():
     assert [b"[3]"] == [message.body for message in await Inspector(client.broker).peek("functions")]
     Testing.clear_all()
     install(None)
+
+
+async def test_the_class_that_was_pushed_is_performed_whoever_else_has_its_name(fake_jobs):  # noqa: F811
+    class Namesake(Job, wire_name="EchoJob"):
+        async def perform(self, value):
+            DONE.append(f"namesake {value}")
+
+    try:
+        await Namesake.perform_async(1)
+        await Client(open_broker("memory://")).push({"class": "EchoJob", "args": [2]})
+        await Testing.perform_one(Namesake)
+        assert ["namesake 1"] == DONE
+        with pytest.raises(ConfigurationError, match="the wire name 'EchoJob' is that of"):
+            await Testing.perform_one(Namesake)
+    finally:
+        JOBS.forget(__name__)
+        for cls in (SumJob, EchoJob, CountdownJob, BreakJob, double.job):
+            JOBS.add(cls, cls.wire_name)

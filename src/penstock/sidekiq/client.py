@@ -16,6 +16,7 @@ from random import Random, SystemRandom
 from typing import Any, Final, ParamSpec, Self, cast
 
 from .. import job_route
+from ..batching import Batcher
 from ..broker import Broker, Outgoing
 from ..brokers.sidekiq.ruby_json import dumps, loads
 from ..checks import one_of
@@ -65,6 +66,7 @@ class Client:
         self._clock, self._random = clock, random or SystemRandom()
         options: Any = getattr(broker, "options", None)
         self._floats = getattr(options, "timestamps", "ms") == "float"
+        self._batcher: Batcher[Outgoing] = Batcher(broker.publish, limit=broker.capabilities.max_batch)
         self._sync: SyncClient | None = None
 
     # ------------------------------------------------------------------------------------------------- being the client
@@ -98,13 +100,19 @@ class Client:
     async def push(self, item: Mapping[str, Any]) -> str | None:
         """Enqueue one job; its jid once the broker has it, ``None`` if a middleware did not let it pass.
 
+        Concurrent pushes share round trips; a lone one waits for nobody.
         Raises ``ArgumentError`` before anything is sent; ``ConnectionFailed``, ``AccessDenied``, ``BrokerError`` after.
         """
         payload = await self._passed(item)
         if payload is None:
             return None
-        body = encoded(payload["args"], payload, self.strict_args)
-        await self._send([payload], [self._outgoing(payload, body)])
+        outgoing = self._outgoing(payload, encoded(payload["args"], payload, self.strict_args))
+        instead = interceptor()
+        if instead is not None:
+            await instead(item["class"], [payload])
+        else:
+            await self.broker.open()
+            await self._batcher.submit(outgoing)
         return str(payload["jid"])
 
     async def push_bulk(self, items: Mapping[str, Any]) -> list[str | None]:
@@ -123,7 +131,7 @@ class Client:
             sent = [self._outgoing(one, encoded(one["args"], one, self.strict_args)) for one in passed]
             try:
                 if passed:
-                    await self._send(passed, sent)
+                    await self._send(bulk.job, passed, sent)
             except BrokerError as error:
                 if not jids:
                     raise
@@ -137,9 +145,7 @@ class Client:
         if payload is None:
             return None
         encoded(payload["args"], payload, self.strict_args)
-        target = item["class"]
-        cls = target if isinstance(target, type) else job_class(payload["class"])
-        await run_inline(cls, loads(dumps(payload)), self.server_middleware)
+        await run_inline(job_class(item["class"], payload["class"]), loads(dumps(payload)), self.server_middleware)
         return True
 
     async def repush(self, payload: Payload) -> Payload | None:
@@ -209,10 +215,10 @@ class Client:
     def _outgoing(self, payload: Payload, body: bytes) -> Outgoing:
         return outgoing_of(payload, body, self._clock.time(), self.broker)
 
-    async def _send(self, payloads: Sequence[Payload], outgoings: Sequence[Outgoing]) -> None:
+    async def _send(self, job: Any, payloads: Sequence[Payload], outgoings: Sequence[Outgoing]) -> None:
         instead = interceptor()
         if instead is not None:
-            await instead(payloads)
+            await instead(job, payloads)
             return
         await self.broker.open()
         await self.broker.publish(outgoings)

@@ -10,11 +10,14 @@ from ..errors import UnknownType
 from ..job import JOBS, Job
 from .chain import Chain
 from .context import Context
-from .payload import Payload
+from .payload import Payload, job_of
 
 
-def job_class(name: str) -> type[Job]:
-    """The class of a wire name. Raises ``UnknownType``."""
+def job_class(target: Any, name: str) -> type[Job]:
+    """The class that was pushed; where a name was pushed or put in its place, the name's. Raises ``UnknownType``."""
+    given = job_of(target)
+    if isinstance(given, type) and issubclass(given, Job) and given.wire_name == name:
+        return given
     cls = JOBS.resolve(name)
     if cls is None:
         raise UnknownType(f"no job named {name!r} is defined here; there are: {', '.join(JOBS.names) or 'none'}")

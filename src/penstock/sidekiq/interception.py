@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError
 from .payload import Payload
 
-Interceptor: TypeAlias = Callable[[Sequence[Payload]], Awaitable[None]]
+# Of what the caller gave as class, and of the payloads
+Interceptor: TypeAlias = Callable[[Any, Sequence[Payload]], Awaitable[None]]
 
 
 class _Everywhere:

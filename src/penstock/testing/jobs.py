@@ -43,6 +43,7 @@ class FakeQueues:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[int, Payload] = OrderedDict()
+        self._targets: dict[str, Any] = {}  # by jid: what was pushed, a class or its name
         self._pushed = 0
 
     def __getitem__(self, queue: str) -> list[Payload]:
@@ -64,10 +65,15 @@ class FakeQueues:
         """All jobs, by the wire name of their class."""
         return self._grouped("class")
 
-    def push(self, payload: Payload) -> None:
-        """Put a job behind the others."""
+    def push(self, target: Any, payload: Payload) -> None:
+        """Put a job of ``target``, a class or a name, behind the others."""
         self._pushed += 1
         self._jobs[self._pushed] = payload
+        self._targets[payload["jid"]] = target
+
+    def target(self, payload: Payload) -> Any:
+        """What was pushed."""
+        return self._targets.get(payload["jid"])
 
     def pop(self, name: str | None = None) -> Payload | None:
         """Take the oldest job, or the oldest of a wire name."""
@@ -91,6 +97,7 @@ class FakeQueues:
     def clear_all(self) -> None:
         """Forget everything."""
         self._jobs.clear()
+        self._targets.clear()
 
     def _keep(self, wanted: Callable[[Payload], bool]) -> None:
         self._jobs = OrderedDict((number, payload) for number, payload in self._jobs.items() if wanted(payload))
@@ -170,7 +177,7 @@ class Testing:
         payload = Queues.pop(_name(job))
         if payload is None:
             raise EmptyQueueError(f"no job of {_name(job)} waits to be performed")
-        await _perform(payload)
+        await _perform(Queues.target(payload), payload)
         return payload
 
     @staticmethod
@@ -187,25 +194,25 @@ class Testing:
 async def _drain(name: str | None) -> int:
     performed = 0
     while payload := Queues.pop(name):
-        await _perform(payload)
+        await _perform(Queues.target(payload), payload)
         performed += 1
     return performed
 
 
-async def _perform(payload: Payload) -> None:
-    await run_inline(job_class(payload["class"]), payload, Testing.server_middleware)
+async def _perform(target: Any, payload: Payload) -> None:
+    await run_inline(job_class(target, payload["class"]), payload, Testing.server_middleware)
 
 
-async def _keep(payloads: Sequence[Payload]) -> None:
+async def _keep(target: Any, payloads: Sequence[Payload]) -> None:
     for payload in payloads:
         if "at" not in payload:
             payload["enqueued_at"] = int(SYSTEM_CLOCK.time() * 1000)
-        Queues.push(loads(dumps(payload)))
+        Queues.push(target, loads(dumps(payload)))
 
 
-async def _run(payloads: Sequence[Payload]) -> None:
+async def _run(target: Any, payloads: Sequence[Payload]) -> None:
     for payload in payloads:
-        await _perform(loads(dumps(payload)))
+        await _perform(target, loads(dumps(payload)))
 
 
 _INTERCEPTORS: Final[dict[Mode, Interceptor | None]] = {"fake": _keep, "inline": _run, "disable": None}
