@@ -335,9 +335,9 @@ async def test_methods_that_are_missing_are_named(around: Iterations) -> None:
         def build_enumerator(self, *, cursor: Any) -> Any:
             return array_enumerator([1], cursor)
 
-    with pytest.raises(NotImplementedError, match="NoItems must define build_enumerator"):
+    with pytest.raises(ConfigurationError, match="NoItems must define build_enumerator"):
         await NoItems().perform()
-    with pytest.raises(NotImplementedError, match="NoWork must define each_iteration"):
+    with pytest.raises(ConfigurationError, match="NoWork must define each_iteration"):
         await NoWork().perform()
 
 

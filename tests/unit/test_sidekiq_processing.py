@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Consumer, Options, Worker
+from penstock import Worker
 from penstock.brokers.sidekiq import SidekiqBroker
 from penstock.clients.opening import redis_client
 from penstock.clients.redis import RedisClient
@@ -26,10 +26,9 @@ from penstock.job_registry import Jobs
 from penstock.sidekiq import deploy
 from penstock.sidekiq.handlers import Handlers
 from penstock.sidekiq.iteration_store import RedisIterations
-from penstock.sidekiq.job_payload import ArgsCodec
 from penstock.sidekiq.metrics import BUCKETS, LABELS, LIMITS, Tracker, minute_key
 from penstock.sidekiq.metrics_query import MetricsQuery
-from penstock.sidekiq.processor import UNLIMITED, Processor, ProcessorOptions
+from penstock.sidekiq.processor import Processor, ProcessorOptions
 from penstock.sidekiq.profiler import Profiler
 from tests.servers.redis_server import Server
 
@@ -69,15 +68,7 @@ class Fleet:
         self.errors: list[dict[str, Any]] = []
         handlers = Handlers(errors=[lambda _error, context: self.errors.append(context)], deaths=[self.deaths.append])
         self.processor = Processor(self.jobs, ProcessorOptions(handlers=handlers, **options))
-        self.consumer = Consumer(
-            SidekiqBroker.from_url(f"sidekiq+{url}"),
-            "default",
-            list,
-            self.processor,
-            codec=ArgsCodec(),
-            retry=UNLIMITED,
-            options=Options(refused=self.processor.refused),
-        )
+        self.consumer = self.processor.consumer(SidekiqBroker.from_url(f"sidekiq+{url}"), "default")
 
     async def until(self, done: Callable[[], Any]) -> None:
         async with Worker(self.consumer), asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""Sidekiq's model on any broker: client, middleware chains, context. See ``penstock.job`` for jobs themselves."""
+"""Sidekiq's model on any broker: client, middleware chains, and what runs jobs. See ``penstock.job`` for jobs themselves."""
 
 from __future__ import annotations
 
@@ -9,17 +9,59 @@ if TYPE_CHECKING:
     from .chain import Chain as Chain
     from .client import Client as Client
     from .context import Context as Context
+    from .formatters import JSON as JSON
+    from .formatters import Plain as Plain
+    from .formatters import Pretty as Pretty
+    from .formatters import WithoutTimestamp as WithoutTimestamp
+    from .handlers import Handlers as Handlers
+    from .iteration_store import RedisIterations as RedisIterations
+    from .job_logger import JobLogger as JobLogger
+    from .job_retry import Shutdown as Shutdown
+    from .job_retry import Skip as Skip
+    from .metrics import Tracker as Tracker
+    from .metrics_query import MetricsQuery as MetricsQuery
+    from .processor import Processor as Processor
+    from .processor import ProcessorOptions as ProcessorOptions
+    from .profiler import Profiler as Profiler
     from .transactions import TransactionClient as TransactionClient
 
 _HOMES = {
     "chain": "Chain",
     "client": "Client",
     "context": "Context",
+    "formatters": "JSON Plain Pretty WithoutTimestamp",
+    "handlers": "Handlers",
+    "iteration_store": "RedisIterations",
+    "job_logger": "JobLogger",
+    "job_retry": "Shutdown Skip",
+    "metrics": "Tracker",
+    "metrics_query": "MetricsQuery",
+    "processor": "Processor ProcessorOptions",
+    "profiler": "Profiler",
     "transactions": "TransactionClient",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["Chain", "Client", "Context", "TransactionClient"]
+__all__ = [
+    "JSON",
+    "Chain",
+    "Client",
+    "Context",
+    "Handlers",
+    "JobLogger",
+    "MetricsQuery",
+    "Plain",
+    "Pretty",
+    "Processor",
+    "ProcessorOptions",
+    "Profiler",
+    "RedisIterations",
+    "Shutdown",
+    "Skip",
+    "Tracker",
+    "TransactionClient",
+    "WithoutTimestamp",
+]
 
 
 def __getattr__(name: str) -> Any:
