@@ -50,7 +50,7 @@ class Plain(_Layout):
         return f"{_severity(record)} {_time(record)} {_place(record)}{_rendered(fields)}: {record.message}"
 
 
-class JSON(_Layout):
+class JSON(logging.Formatter):
     """One JSON object a line; a traceback is in its ``msg``."""
 
     def format(self, record: logging.LogRecord) -> str:
