@@ -144,11 +144,11 @@ class IterableJob(Job, abstract=True):
 
     def build_enumerator(self, *args: Any, cursor: Any) -> Any:
         """An iterator of (object, cursor) from ``cursor`` on, ``None`` at first; see ``penstock.enumerators``."""
-        raise NotImplementedError(f"{type(self).__qualname__} must define build_enumerator(*args, cursor)")
+        raise ConfigurationError(f"{type(self).__qualname__} must define build_enumerator(*args, cursor)")
 
     def each_iteration(self, item: Any, *args: Any) -> Any:
         """The work for one object."""
-        raise NotImplementedError(f"{type(self).__qualname__} must define each_iteration(object, *args)")
+        raise ConfigurationError(f"{type(self).__qualname__} must define each_iteration(object, *args)")
 
     def on_start(self) -> Any:
         """The first execution begins."""

@@ -22,8 +22,9 @@ from penstock.enumerators import (
     record_enumerator,
     row_enumerator,
 )
-from penstock.errors import ConfigurationError, LostLease
+from penstock.errors import ArgumentError, ConfigurationError, LostLease
 from penstock.iterable import FLUSH_INTERVAL, Interrupted, IterableJob, Iterations, IterationState, MemoryIterations
+from penstock.testing.jobs import Testing
 
 
 class Hands:
@@ -334,9 +335,9 @@ async def test_methods_that_are_missing_are_named(around: Iterations) -> None:
         def build_enumerator(self, *, cursor: Any) -> Any:
             return array_enumerator([1], cursor)
 
-    with pytest.raises(NotImplementedError, match="NoItems must define build_enumerator"):
+    with pytest.raises(ConfigurationError, match="NoItems must define build_enumerator"):
         await NoItems().perform()
-    with pytest.raises(NotImplementedError, match="NoWork must define each_iteration"):
+    with pytest.raises(ConfigurationError, match="NoWork must define each_iteration"):
         await NoWork().perform()
 
 
@@ -345,6 +346,27 @@ def test_perform_is_not_yours_to_define() -> None:
 
         class Both(IterableJob):
             async def perform(self, *args: Any) -> None: ...
+
+
+async def test_it_is_pushed_with_the_arguments_of_its_enumerator_and_runs_inline_as_well() -> None:
+    done: list[Any] = []
+
+    class Import(IterableJob, queue="imports"):
+        def build_enumerator(self, path: str, start: int = 0, *, cursor: Any) -> Any:
+            return array_enumerator([path, start], cursor)
+
+        def each_iteration(self, item: Any, path: str, start: int = 0) -> None:
+            done.append((item, self.jid))
+
+    with Testing.mode("fake"):
+        await Import.perform_async("a", start=7)
+        (payload,) = Testing.jobs(Import)
+        assert (["a", 7], "imports", "Import") == (payload["args"], payload["queue"], payload["class"])
+        for wrong in ((), ("a", 1, 2)):
+            with pytest.raises(ArgumentError):
+                await Import.perform_async(*wrong)
+        assert 1 == await Testing.drain(Import)
+    assert [("a", payload["jid"]), (7, payload["jid"])] == done
 
 
 async def test_a_stop_iteration_of_the_job_is_an_error(around: Iterations) -> None:

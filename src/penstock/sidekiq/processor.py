@@ -22,27 +22,34 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Final, Protocol, cast
 
+from ..broker import Broker
 from ..clock import SYSTEM_CLOCK, Clock
+from ..consumer import Consumer
 from ..context import Context
 from ..errors import HandlerTimeout
-from ..executor import cancelled_from_outside
+from ..executor import Limits, cancelled_from_outside
 from ..iterable import Interrupted, IterableJob, Iterations
 from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
+from ..queues import Queues
 from ..retry import RetryPolicy
+from ..running import Options
 from ..threads import Threads, run_in
 from . import job_retry
 from .chain import Chain
 from .failures import Failures, JobClasses
 from .handlers import Handlers
 from .job_logger import LogsJobs
-from .job_payload import jid_of, payload_of
+from .job_payload import ArgsCodec, jid_of, payload_of
 from .job_retry import Skip, Timestamps, caused_by_shutdown
 from .payload import Payload
 
 ASKING: Final = frozenset({"profile", "log_level"})  # what a job may ask for itself
 BACK_OF_THE_QUEUE: Final = Retry(0.0, counts=False)
 HANDED_BACK: Final = Release()
+
+MAX_CRASHES: Final = 3  # owners that may die with a job before it is dead
+_OPTIONS: Final = Options(limits=Limits(max_crashes=MAX_CRASHES))
 
 # For the consumer: how often a job is tried is the job's to say. The curve is for what does not get here: a timeout.
 UNLIMITED: Final = RetryPolicy(max_attempts=sys.maxsize, backoff=job_retry.default_delay)
@@ -96,7 +103,7 @@ class _Plan:
 
 
 class Processor:
-    """``Consumer(broker, queues, list, processor, codec=ArgsCodec(), retry=UNLIMITED)`` runs jobs by their classes."""
+    """Runs the jobs of ``jobs``, by their classes: ``Worker(Processor(JOBS).consumer(broker, "default"))``."""
 
     def __init__(self, jobs: JobClasses, options: ProcessorOptions | None = None) -> None:
         self.options = options = options or ProcessorOptions()
@@ -129,6 +136,21 @@ class Processor:
         except BaseException as error:  # noqa: BLE001 whatever a job raises is a failure of it: a panic, an exit
             return await self._ended(error, args, context)
         return None
+
+    def consumer(
+        self, broker: Broker[Any], queues: str | Queues, *, concurrency: int = 10, options: Options = _OPTIONS
+    ) -> Consumer[Any]:
+        """What takes this processor's jobs from ``queues``. ``options`` as of any consumer."""
+        return Consumer(
+            broker,
+            queues,
+            list,
+            self,
+            codec=ArgsCodec(),
+            retry=UNLIMITED,
+            concurrency=concurrency,
+            options=replace(options, refused=options.refused or self.refused),
+        )
 
     def close(self) -> None:
         """Take no more work in threads. What is in them cannot be interrupted, and does not keep the process alive."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ..clients.redis import Command, RedisClient
 
@@ -13,5 +13,4 @@ async def together(client: RedisClient, *commands: Command) -> list[Any]:
     for reply in (*queued, results) if isinstance(results, Exception) else results:
         if isinstance(reply, Exception):
             raise reply
-    found: list[Any] = results
-    return found
+    return cast("list[Any]", results)
