@@ -36,6 +36,7 @@ from .job_payload import ArgsCodec
 from .leader import Leader
 from .metrics import Tracker
 from .processor import UNLIMITED, Processor, ProcessorOptions
+from .profiler import Profiler
 
 logger = logging.getLogger("penstock.sidekiq")
 
@@ -98,6 +99,7 @@ class Runner:
             handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
             tracker=self._tracker,
+            profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
             iterations=Iterations() if store is None else Iterations(store=store),
             max_retries=config.max_retries,
             timestamps=config.timestamps,
