@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "demo:demo",
     "worker": "worker:worker",
     "sidekiq": "sidekiq:sidekiq",
+    "monitor": "monitor:monitor",
     "retry-daemon": "retry_daemon:retry_daemon",
     "stats": "stats:stats",
     "dlq": "dlq:dlq",

@@ -10,6 +10,24 @@ if TYPE_CHECKING:
     from .client import Client as Client
     from .config import Config as Config
     from .context import Context as Context
+    from .data.data import Data as Data
+    from .data.iterations import IterableJobQuery as IterableJobQuery
+    from .data.job_record import JobRecord as JobRecord
+    from .data.job_set import DeadSet as DeadSet
+    from .data.job_set import JobSet as JobSet
+    from .data.job_set import RetrySet as RetrySet
+    from .data.job_set import ScheduledSet as ScheduledSet
+    from .data.process_set import Process as Process
+    from .data.process_set import ProcessSet as ProcessSet
+    from .data.profile_set import ProfileRecord as ProfileRecord
+    from .data.profile_set import ProfileSet as ProfileSet
+    from .data.queue import Queue as Queue
+    from .data.sorted_entry import SortedEntry as SortedEntry
+    from .data.stats import History as History
+    from .data.stats import QueueSummary as QueueSummary
+    from .data.stats import Stats as Stats
+    from .data.work_set import Work as Work
+    from .data.work_set import WorkSet as WorkSet
     from .formatters import JSON as JSON
     from .formatters import Plain as Plain
     from .formatters import Pretty as Pretty
@@ -47,6 +65,16 @@ _HOMES = {
     "processor": "Processor ProcessorOptions",
     "profiler": "Profiler",
     "transactions": "TransactionClient",
+    "data.data": "Data",
+    "data.iterations": "IterableJobQuery",
+    "data.job_record": "JobRecord",
+    "data.job_set": "DeadSet JobSet RetrySet ScheduledSet",
+    "data.process_set": "Process ProcessSet",
+    "data.profile_set": "ProfileRecord ProfileSet",
+    "data.queue": "Queue",
+    "data.sorted_entry": "SortedEntry",
+    "data.stats": "History QueueSummary Stats",
+    "data.work_set": "Work WorkSet",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -56,21 +84,39 @@ __all__ = [
     "Client",
     "Config",
     "Context",
+    "Data",
+    "DeadSet",
     "Handlers",
+    "History",
+    "IterableJobQuery",
     "JobLogger",
+    "JobRecord",
+    "JobSet",
     "MetricsQuery",
     "Plain",
     "Pretty",
+    "Process",
+    "ProcessSet",
     "Processor",
     "ProcessorOptions",
+    "ProfileRecord",
+    "ProfileSet",
     "Profiler",
+    "Queue",
+    "QueueSummary",
     "RedisIterations",
+    "RetrySet",
     "Runner",
+    "ScheduledSet",
     "Shutdown",
     "Skip",
+    "SortedEntry",
+    "Stats",
     "Tracker",
     "TransactionClient",
     "WithoutTimestamp",
+    "Work",
+    "WorkSet",
     "configuration",
     "configure_client",
     "configure_server",
