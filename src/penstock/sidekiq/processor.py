@@ -27,7 +27,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
 from ..context import Context
 from ..errors import HandlerTimeout
-from ..executor import Limits, cancelled_from_outside
+from ..executor import Limits
 from ..iterable import Interrupted, IterableJob, Iterations
 from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -255,9 +255,11 @@ class Processor:
         """The outcome of an execution that raised. Raises what is not the job's: the end of its task, of the process."""
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise error
-        stopping = cancelled_from_outside()
-        if stopping and context.timed_out and isinstance(error, asyncio.CancelledError):
-            error, stopping = HandlerTimeout().with_traceback(error.__traceback__), False
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        stopping = cancelled > (1 if context.timed_out else 0)
+        if cancelled and not stopping and isinstance(error, asyncio.CancelledError):
+            error = HandlerTimeout().with_traceback(error.__traceback__)
         if isinstance(error, Skip):
             return ACK
         if isinstance(error, Interrupted):
