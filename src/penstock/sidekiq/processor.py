@@ -132,7 +132,8 @@ class Processor:
             job = plan.make()
             job.jid = jid_of(context) if headers else context.id
             running = job.perform(*args) if plan.plain else self._called(plan, job, args, context)
-            await (running if self._tracker is None else self._tracked(running, context))
+            tracker = self._tracker
+            await (running if tracker is None else self._tracked(tracker, running, context))
         except BaseException as error:  # noqa: BLE001 whatever a job raises is a failure of it: a panic, an exit
             return await self._ended(error, args, context)
         return None
@@ -199,10 +200,11 @@ class Processor:
             return await self._called(plan, job, payload["args"], context)  # the arguments as they are by then
 
         running = chain.invoke(call, job, payload, context.stream) if chain else call()
-        await (running if self._tracker is None else self._tracked(running, context))
+        tracker = self._tracker
+        await (running if tracker is None else self._tracked(tracker, running, context))
 
-    async def _tracked(self, running: Awaitable[Any], context: Context) -> None:
-        tracker, monotonic, headers = cast("TracksJobs", self._tracker), self._monotonic, context.headers
+    async def _tracked(self, tracker: TracksJobs, running: Awaitable[Any], context: Context) -> None:
+        monotonic, headers = self._monotonic, context.headers
         name = (headers.get("wrapped") or context.type) if headers else context.type
         began = monotonic()
         try:
