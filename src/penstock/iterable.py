@@ -205,6 +205,7 @@ class Iteration:
         self._around, self._context = job.iterations, current()
         self._monotonic = self._around.clock.monotonic
         self._began = self._saved = self._monotonic()
+        self._any = False
         self._plain = not inspect.iscoroutinefunction(job.each_iteration)
 
     async def perform(self) -> None:
@@ -296,7 +297,7 @@ class Iteration:
         if self.last:
             return "cancelled"
         now = self._monotonic()
-        late = around.max_runtime is not None and now - self._began > around.max_runtime
+        late = self._any and around.max_runtime is not None and now - self._began > around.max_runtime
         if late or (context is not None and context.stopping):
             return "interrupted"
         return "save" if now - self._saved >= FLUSH_INTERVAL else None
@@ -327,6 +328,7 @@ class Iteration:
             logger.exception("the state of an iteration could not be saved; it is resumed from an older one")
 
     def _worked(self, began: float) -> None:
+        self._any = True  # each execution gets on, however long it took to begin
         took = self._monotonic() - began
         if took > self._around.slow:
             logger.warning("one iteration took %.1f s, more than the %g s of a stop", took, self._around.slow)

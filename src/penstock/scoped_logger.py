@@ -9,13 +9,17 @@ from contextvars import ContextVar
 
 _level: ContextVar[int | None] = ContextVar("penstock_log_level", default=None)
 
+_usual = logging.Logger.isEnabledFor
+
 
 class ScopedLogger(logging.Logger):
     """A logger that minds ``at_level``."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 logging's name
         own = _level.get()
-        return super().isEnabledFor(level) if own is None else level >= own and not self.disabled
+        if own is None:
+            return _usual(self, level)  # asked for each job: super() would be seen there
+        return level >= own and not self.disabled
 
 
 @contextmanager

@@ -179,6 +179,19 @@ async def test_it_goes_back_to_its_queue_after_its_longest_run(kind: Any, around
     assert (2, 101.0) == (state.cursor, state.runtime)
 
 
+async def test_each_execution_gets_on_however_long_it_takes_to_begin(around: Iterations, clock: Hands) -> None:
+    class Late(Counts):
+        def build_enumerator(self, *args: Any, cursor: Any) -> Any:
+            clock.now += 1000
+            return array_enumerator(args[0], cursor)
+
+    for item in (1, 2):
+        job = made(Late, around)
+        with pytest.raises(Interrupted):
+            await job.perform([1, 2, 3])
+        assert item == job.log[1]
+
+
 @KINDS
 async def test_the_state_is_saved_every_few_seconds(kind: Any, around: Iterations, clock: Hands) -> None:
     saved: list[Any] = []

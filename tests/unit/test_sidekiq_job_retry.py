@@ -124,13 +124,14 @@ def test_the_limit_of_the_configuration_and_of_the_class_hold_where_the_job_says
         ({"retry_for": 3600, "retry_count": 1, "failed_at": int((NOW - 3599) * 1000)}, False),
         ({"retry_for": 3600, "retry_count": 90, "retry": 2, "failed_at": NOW - 5}, False),
         ({"retry_for": 3600, "retry_count": 0, "failed_at": NOW}, False),
-        ({"retry_for": 3600, "retry_count": 1}, False),
+        ({"retry_for": 3600, "retry_count": 1, "retry": 2}, False),
+        ({"retry_for": 3600, "retry_count": 2, "retry": 2}, True),
         ({"retry_for": 0, "retry_count": 0, "retry": 2, "failed_at": int(NOW * 1000)}, True),
         ({"retry_for": "soon", "retry_count": 2, "retry": 2, "failed_at": NOW}, True),
         ({"retry_for": "soon", "retry_count": 1, "retry": 2, "failed_at": NOW}, False),
     ],
 )
-def test_retry_for_counts_time_and_not_retries(job: dict[str, Any], over: bool) -> None:
+def test_retry_for_counts_time_and_not_retries_where_a_time_is_known(job: dict[str, Any], over: bool) -> None:
     assert over == exhausted(job)
 
 

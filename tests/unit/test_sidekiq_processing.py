@@ -302,6 +302,15 @@ def test_there_is_a_label_for_each_bucket_of_time() -> None:
     assert ("20ms", "1.1s", "335s", "Slow") == (LABELS[0], LABELS[LIMITS.index(1100)], LABELS[24], LABELS[25])
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "bucket"), [(0, 0), (19, 0), (20, 1), (335_000, 25), (334_999, 24), (10**9, 25)]
+)
+def test_a_run_is_in_the_first_bucket_whose_limit_is_greater(milliseconds: int, bucket: int) -> None:
+    tracker = Tracker()
+    tracker.ran("A", 0.0, milliseconds / 1000 + 0.00001)
+    assert [0] * bucket + [1] + [0] * (25 - bucket) == tracker._runs["A"][3:]
+
+
 async def test_a_name_that_would_break_readers_is_mended(client: RedisClient, shared_server: Server) -> None:
     tracker = Tracker(clock=At(AT))
     tracker.failed("a|b")

@@ -90,7 +90,7 @@ class Shop:
             type=name,
             body=msgspec.json.encode(args),
             attempt=attempt,
-            headers={"jid": JID, "created_at": 1795227213269, **headers},
+            headers={"jid": JID, "created_at": 1795227213269} | headers,
         )
         await self.broker.open()
         await self.broker.publish([Outgoing(destination="low", message=message)])
@@ -265,6 +265,19 @@ async def test_the_class_says_what_the_job_does_not(shop: Shop) -> None:
 async def test_the_configuration_says_how_often_jobs_are_tried_that_do_not_say(told: Told) -> None:
     shop = Shop(told, max_retries=3)
     assert isinstance(await shop.outcome(failing(OSError()), attempt=3), DeadLetter)
+
+
+@pytest.mark.parametrize(("attempt", "dead"), [(0, False), (90, True)])
+async def test_retry_for_counts_from_the_making_of_a_job_where_nothing_says_when_it_first_failed(
+    shop: Shop, attempt: int, *, dead: bool
+) -> None:
+    made = int((shop.processor.options.clock.time() - 4000) * 1000)
+    outcome = await shop.outcome(failing(OSError()), retry_for=3600, attempt=attempt, created_at=made)
+    assert dead == isinstance(outcome, DeadLetter)
+    if not dead:
+        shop.broker.settled.clear()
+        fresh = made + 3_999_000
+        assert isinstance(await shop.outcome(failing(OSError()), retry_for=3600, attempt=90, created_at=fresh), Retry)
 
 
 async def test_retry_in_names_the_wait_and_sees_count_error_and_payload(shop: Shop) -> None:

@@ -47,6 +47,8 @@ def payload_of(args: list[Any], context: Context, timestamps: Timestamps) -> Pay
         payload["enqueued_at"] = stamp(context.enqueued_at, timestamps)
     if context.attempt:
         payload["retry_count"] = context.attempt - 1
+        if "created_at" in payload:  # nothing there says when it first failed: not before this
+            payload["failed_at"] = payload["created_at"]
     return payload
 
 

@@ -76,10 +76,9 @@ def discarded(payload: Mapping[str, Any], now: float, timestamps: Timestamps) ->
 
 def is_exhausted(payload: Mapping[str, Any], options: Mapping[str, Any], *, now: float, max_retries: int) -> bool:
     """Whether a payload with its failure written in has had its retries."""
-    period = payload.get("retry_for")
-    if isinstance(period, int | float) and period is not False:
-        first = seconds(payload.get("failed_at"))
-        return (now if first is None else first) + period <= now
+    period, first = payload.get("retry_for"), seconds(payload.get("failed_at"))
+    if isinstance(period, int | float) and period is not False and first is not None:
+        return first + period <= now
     wish = payload.get("retry")
     wish = options.get("retry") if wish is None else wish
     most = wish if isinstance(wish, int) and not isinstance(wish, bool) else max_retries

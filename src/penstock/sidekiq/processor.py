@@ -27,7 +27,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
 from ..context import Context
 from ..errors import HandlerTimeout
-from ..executor import Limits, cancelled_from_outside
+from ..executor import Limits
 from ..iterable import Interrupted, IterableJob, Iterations
 from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
@@ -132,7 +132,8 @@ class Processor:
             job = plan.make()
             job.jid = jid_of(context) if headers else context.id
             running = job.perform(*args) if plan.plain else self._called(plan, job, args, context)
-            await (running if self._tracker is None else self._tracked(running, context))
+            tracker = self._tracker
+            await (running if tracker is None else self._tracked(tracker, running, context))
         except BaseException as error:  # noqa: BLE001 whatever a job raises is a failure of it: a panic, an exit
             return await self._ended(error, args, context)
         return None
@@ -199,10 +200,11 @@ class Processor:
             return await self._called(plan, job, payload["args"], context)  # the arguments as they are by then
 
         running = chain.invoke(call, job, payload, context.stream) if chain else call()
-        await (running if self._tracker is None else self._tracked(running, context))
+        tracker = self._tracker
+        await (running if tracker is None else self._tracked(tracker, running, context))
 
-    async def _tracked(self, running: Awaitable[Any], context: Context) -> None:
-        tracker, monotonic, headers = cast("TracksJobs", self._tracker), self._monotonic, context.headers
+    async def _tracked(self, tracker: TracksJobs, running: Awaitable[Any], context: Context) -> None:
+        monotonic, headers = self._monotonic, context.headers
         name = (headers.get("wrapped") or context.type) if headers else context.type
         began = monotonic()
         try:
@@ -255,9 +257,11 @@ class Processor:
         """The outcome of an execution that raised. Raises what is not the job's: the end of its task, of the process."""
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise error
-        stopping = cancelled_from_outside()
-        if stopping and context.timed_out and isinstance(error, asyncio.CancelledError):
-            error, stopping = HandlerTimeout().with_traceback(error.__traceback__), False
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        stopping = cancelled > (1 if context.timed_out else 0)
+        if cancelled and not stopping and isinstance(error, asyncio.CancelledError):
+            error = HandlerTimeout().with_traceback(error.__traceback__)
         if isinstance(error, Skip):
             return ACK
         if isinstance(error, Interrupted):
