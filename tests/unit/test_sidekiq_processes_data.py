@@ -309,4 +309,4 @@ def test_an_unknown_section_names_those_there_are(monitor: Monitor):
 
 def test_a_redis_that_is_not_there_is_named(monitor: Monitor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "REDIS_URL", "redis://127.0.0.1:9")
-    assert "127.0.0.1:9" in monitor("overview", code=1)
+    assert "127.0.0.1:9" in monitor("overview", code=3)

@@ -139,14 +139,21 @@ class Processor:
         return None
 
     def consumer(
-        self, broker: Broker[Any], queues: str | Queues, *, concurrency: int = 10, options: Options = _OPTIONS
+        self,
+        broker: Broker[Any],
+        queues: str | Queues,
+        *,
+        group: str = "default",
+        concurrency: int = 10,
+        options: Options = _OPTIONS,
     ) -> Consumer[Any]:
-        """What takes this processor's jobs from ``queues``. ``options`` as of any consumer."""
+        """What takes this processor's jobs from ``queues``. ``group`` and ``options`` as of any consumer."""
         return Consumer(
             broker,
             queues,
             list,
             self,
+            group=group,
             codec=ArgsCodec(),
             retry=UNLIMITED,
             concurrency=concurrency,

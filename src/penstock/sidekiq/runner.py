@@ -19,11 +19,9 @@ from ..brokers.sidekiq import SidekiqBroker
 from ..brokers.sidekiq.processes import ProcessInfo, WorkEntry
 from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
-from ..executor import Limits
-from ..iterable import Iterations
+from ..iterable import Iterations, MemoryIterations
 from ..job import JOBS
 from ..job_registry import Jobs
-from ..running import Options
 from ..signals import heeding
 from ..version import __version__
 from ..worker import Worker
@@ -32,15 +30,13 @@ from .config import Capsule, Config, Event, opened
 from .handlers import Handlers
 from .iteration_store import RedisIterations
 from .job_logger import JobLogger
-from .job_payload import ArgsCodec
 from .leader import Leader
 from .metrics import Tracker
-from .processor import UNLIMITED, Processor, ProcessorOptions
+from .processor import Processor, ProcessorOptions
 from .profiler import Profiler
 
 logger = logging.getLogger("penstock.sidekiq")
 
-MAX_CRASHES = 3  # processes that may die with a job before it is taken for the cause
 BEAT_TTL = 20.0  # seconds for which a beat holds
 SLOW_RTT, SLOW_IN_A_ROW = 50_000, 5  # microseconds of one PING; beats
 
@@ -92,7 +88,6 @@ class Runner:
     def _options(self) -> ProcessorOptions:
         config = self.config
         broker = self.broker
-        store = RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else None
         lines = not config.skip_default_job_logging
         return ProcessorOptions(
             chain=config.server_middleware,
@@ -100,7 +95,12 @@ class Runner:
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
             tracker=self._tracker,
             profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
-            iterations=Iterations() if store is None else Iterations(store=store),
+            iterations=Iterations(
+                store=RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else MemoryIterations(),
+                max_runtime=config.max_iteration_runtime,
+                slow=config.timeout,
+                clock=self._clock,
+            ),
             max_retries=config.max_retries,
             timestamps=config.timestamps,
             threads=config.total_concurrency,
@@ -112,24 +112,11 @@ class Runner:
 
     def _consumers_of(self, capsule: Capsule) -> list[Consumer[Any]]:
         """One consumer for all queues of a capsule, or, where the broker cannot, one for each with a share of its slots."""
+        consumer = self.processor.consumer
         if self.broker.capabilities.several:
-            return [self._consumer(capsule.queues, capsule)]
+            return [consumer(self.broker, capsule.queues, concurrency=capsule.concurrency, group=capsule.name)]
         share = -(-capsule.concurrency // len(capsule.queues.names))
-        return [self._consumer(name, capsule, share) for name in capsule.queues.names]
-
-    def _consumer(self, queues: Any, capsule: Capsule, slots: int | None = None) -> Consumer[Any]:
-        limits = Limits(max_crashes=MAX_CRASHES, max_body=256 * 1024 * 1024)
-        return Consumer(
-            self.broker,
-            queues,
-            list,
-            self.processor,
-            group=capsule.name,
-            concurrency=slots or capsule.concurrency,
-            codec=ArgsCodec(),
-            retry=UNLIMITED,
-            options=Options(limits=limits, refused=self.processor.refused),
-        )
+        return [consumer(self.broker, name, concurrency=share, group=capsule.name) for name in capsule.queues.names]
 
     def _join(self, broker: SidekiqBroker) -> None:
         """Be a Sidekiq process among others."""
