@@ -49,10 +49,17 @@ class _Order:
         return None if self.wait is None else moment(self.wait, client.now())
 
     def item(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: float | None) -> dict[str, Any]:
+        """In the order of Ruby's ``perform_in`` and ``enqueue``."""
         item = {**self.options, "class": self.job, "args": self.arguments.listed(args, kwargs)}
         if at is not None:
             item["at"] = at
         return item
+
+    def item_now(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: float | None) -> dict[str, Any]:
+        """In the order of Ruby's ``perform_async``."""
+        if at is not None:
+            return self.item(args, kwargs, at)
+        return {**self.options, "args": self.arguments.listed(args, kwargs), "class": self.job}
 
     def bulk(self, client: Pusher, jobs: Iterable[Sequence[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
         items = {**self.options, **options, "class": self.job, "args": self.arguments.checked(jobs)}
@@ -78,7 +85,7 @@ class SyncSetter(Generic[P]):
     def perform_async(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job; its id, once the broker has it, or ``None`` if a middleware did not let it pass."""
         client = self._order.client()
-        return self._push(client, self._order.item(args, kwargs, self._order.at(client)))
+        return self._push(client, self._order.item_now(args, kwargs, self._order.at(client)))
 
     def perform_in(self, interval: Moment, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job to run after ``interval``, or at a moment if it is 1e9 or more."""
@@ -131,7 +138,7 @@ class Setter(Generic[P]):
     async def perform_async(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job; its id, once the broker has it, or ``None`` if a middleware did not let it pass."""
         client = self._order.client()
-        return await self._push(client, self._order.item(args, kwargs, self._order.at(client)))
+        return await self._push(client, self._order.item_now(args, kwargs, self._order.at(client)))
 
     async def perform_in(self, interval: Moment, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue the job to run after ``interval``, or at a moment if it is 1e9 or more."""

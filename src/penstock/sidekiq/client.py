@@ -157,12 +157,12 @@ class Client:
     async def enqueue(self, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue a job."""
         with job_route.via(self):
-            return await _setter(job).perform_async(*args, **kwargs)
+            return await _setter(job).perform_in(0, *args, **kwargs)
 
     async def enqueue_to(self, queue: str, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Enqueue a job to a queue."""
         with job_route.via(self):
-            return await _setter(job).set(queue=queue).perform_async(*args, **kwargs)
+            return await _setter(job).set(queue=queue).perform_in(0, *args, **kwargs)
 
     async def enqueue_in(
         self, interval: Moment, job: type[Performs[P]], /, *args: P.args, **kwargs: P.kwargs

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+from msgspec import Raw
 
 from ..broker import Broker, Outgoing
+from ..brokers.sidekiq import SidekiqBroker
+from ..brokers.sidekiq.ruby_json import dumps, encode_plain
+from ..brokers.sidekiq.wire import Written
 from ..errors import PayloadTooLarge, UnsupportedFeature
 from ..message import Message
 from .payload import Payload
+
+_PLAIN: Final = frozenset({str, int, bool, list})  # the list is that of the arguments, unless there are tags
 
 
 def outgoing_of(payload: Payload, body: bytes, now: float, broker: Broker[Any]) -> Outgoing:
@@ -28,5 +35,17 @@ def outgoing_of(payload: Payload, body: bytes, now: float, broker: Broker[Any]) 
             f"{broker.url} delays by at most {broker.capabilities.max_delay} seconds, {name} is to wait for {delay:.0f};"
             " push it later, or to another broker"
         )
+    if isinstance(broker, SidekiqBroker):
+        headers = Written(headers, _text(payload, body))
     message = Message(type=name, body=body, enqueued_at=now, headers=headers)
     return Outgoing(destination=queue, message=message, delay=delay)
+
+
+def _text(payload: Payload, body: bytes) -> bytes:
+    """The payload as Ruby would write it, its fields in their order."""
+    if _PLAIN.issuperset(map(type, payload.values())) and "at" not in payload and "enqueued_at" not in payload:
+        return encode_plain({**payload, "args": Raw(body)})
+    fields = {name: Raw(body) if name == "args" else Raw(dumps(value)) for name, value in payload.items()}
+    for name in ("at", "enqueued_at"):
+        fields.pop(name, None)
+    return encode_plain(fields)

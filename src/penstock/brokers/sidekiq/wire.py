@@ -57,6 +57,16 @@ class JobHeaders(dict[str, Any]):
         super().__init__()
 
 
+class Written(dict[str, Any]):
+    """The headers of a job whose text its client has made already, every field in its place but ``enqueued_at``."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, headers: Mapping[str, Any], text: bytes) -> None:
+        self.text = text
+        super().__init__(headers)
+
+
 class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A job as most are: nothing in it but this."""
 
@@ -206,6 +216,9 @@ def new_jid() -> str:
 def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, enqueued: bool) -> tuple[str, bytes]:
     """The jid and the text of the job for a message. Raises ``EncodeError``."""
     headers, mine, at = message.headers, dict[str, Any](), message.enqueued_at
+    if type(headers) is Written:
+        since = b',"enqueued_at":%b}' % stamp(now if at is None else at, timestamps) if enqueued else b"}"
+        return headers["jid"], headers.text[:-1] + since
     try:
         args = _args(message.body, mine)
         jid: str = message.id or (headers.get("jid") if headers else None) or new_jid()
