@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import do_without
 from tests.end_to_end.fleet import Fleet
 from tests.end_to_end.stage import Stage
+from tests.servers.redis_server import Server, ServerUnavailableError
+from tests.servers.ruby_sidekiq import RubySidekiq
 
 MakeFleet = Callable[..., Fleet]
 
@@ -25,6 +28,18 @@ def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def main_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """One of each kind: for what takes long."""
     return _url_of(request, request.param, tmp_path)
+
+
+@pytest.fixture
+def ruby(redis_server: Server, tmp_path: Path) -> Iterator[RubySidekiq]:
+    """A Ruby Sidekiq on the session's Redis, emptied; its record is that of the test's fleets."""
+    redis_server.flush()
+    try:
+        ruby = RubySidekiq(redis_server.url, tmp_path)
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    yield ruby
+    ruby.close()
 
 
 @pytest.fixture

@@ -168,8 +168,8 @@ class SidekiqInspection:
     # ------------------------------------------------------------------------------------------------------- presence
 
     async def beat(self, presence: Presence, ttl: float) -> None:
-        work = self.work()
-        signal = await processes.beat(self.client, presence, ttl, self.about, work, self._clock)
+        work, old = self.work(), self.options.timestamps == "float"
+        signal = await processes.beat(self.client, presence, ttl, self.about, work, self._clock, old=old)
         if signal is not None and self.on_signal is not None:
             self.on_signal(signal)
 
