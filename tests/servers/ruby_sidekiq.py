@@ -60,7 +60,7 @@ class RubySidekiq:
         (result,) = json.loads(done.stdout.splitlines()[-1])
         return result
 
-    def start(self, *queues: str, concurrency: int = 2, poll: float = 1.0) -> RubyWorker:
+    def start(self, *queues: str, concurrency: int = 2, poll: float = 1.0, **environment: str) -> RubyWorker:
         """A worker; returns when it works. ``poll``: average seconds between two looks for what is due."""
         asked = [part for queue in queues or ("default",) for part in ("-q", queue)]
         log = self._directory / f"ruby-{len(self.workers)}"
@@ -70,7 +70,7 @@ class RubySidekiq:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment() | {"POLL": str(poll)},
+                env=self._environment() | {"POLL": str(poll)} | environment,
                 start_new_session=True,  # Ctrl-C in the terminal stops the tests first, and they stop the worker
             )
         worker = RubyWorker(process, log)
