@@ -85,7 +85,7 @@ def valkey_sentinels() -> Iterator[OwnSentinels]:
 @pytest.fixture(scope="session")
 def tls_server() -> Iterator[TLSServer]:
     if shutil.which("openssl") is None:
-        _do_without(ServerUnavailableError("openssl, which makes the certificate, is not installed"))
+        do_without(ServerUnavailableError("openssl, which makes the certificate, is not installed"))
     yield from started("redis", TLSServer)
 
 
@@ -113,7 +113,7 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
     try:
         server = OwnServer(find_binary(server_kind), durable=True)
     except ServerUnavailableError as missing:
-        _do_without(missing)
+        do_without(missing)
     try:
         yield server.start()
     finally:
@@ -124,7 +124,7 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
 def glide_installed() -> None:
     """Skips where there is no valkey-glide, such as on Alpine: it has no wheel for musl."""
     if importlib.util.find_spec("glide") is None:
-        _do_without(ServerUnavailableError("valkey-glide is not installed: pip install 'penstock[glide]'"))
+        do_without(ServerUnavailableError("valkey-glide is not installed: pip install 'penstock[glide]'"))
 
 
 def started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:
@@ -132,7 +132,7 @@ def started(kind: str, make: Callable[[Path], S]) -> Iterator[S]:
     try:
         servers = make(find_binary(kind))
     except ServerUnavailableError as missing:
-        _do_without(missing)
+        do_without(missing)
     try:
         servers.start()
         yield servers
@@ -144,7 +144,7 @@ def _for_the_session(kind: str) -> Iterator[Server]:
     try:
         server = obtain(kind)
     except ServerUnavailableError as missing:
-        _do_without(missing)
+        do_without(missing)
     try:
         yield server
     finally:
@@ -152,7 +152,8 @@ def _for_the_session(kind: str) -> Iterator[Server]:
             server.stop()
 
 
-def _do_without(missing: ServerUnavailableError) -> NoReturn:
+def do_without(missing: ServerUnavailableError) -> NoReturn:
+    """Skip, or where every server is required, fail."""
     required = os.environ.get("CI", "").lower() in {"1", "true"} or os.environ.get("PENSTOCK_REQUIRE_SERVERS") == "1"
     if required:
         pytest.fail(f"{missing}; a missing server is a failure here", pytrace=False)

@@ -64,6 +64,8 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
 def open_store(url: str) -> Store:
     """A store for idempotency keys at ``url``. Raises as ``open_broker`` does."""
     scheme = _scheme(url)
+    if scheme.startswith(SIDEKIQ):  # the same server
+        return open_store(url[len(SIDEKIQ) :])
     if scheme == "memory":
         from .stores.memory import MemoryStore
 

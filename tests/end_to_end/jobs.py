@@ -42,6 +42,10 @@ class Job(msgspec.Struct):
     seconds: float = 0.0
 
 
+class Args(Job, array_like=True):
+    """The same as the arguments of a Sidekiq job, whose class is ``HardJob``."""
+
+
 class Settings(msgspec.Struct, kw_only=True):
     """What one worker of the fleet is."""
 
@@ -137,6 +141,7 @@ def worker_of(settings: Settings, record: Record) -> Worker:
         options=Options(prefetch=Prefetch(wait=settings.wait)),
     )
     consumer.handle(handlers.in_a_thread, Job, types="thread")
+    consumer.handle(handlers.on_the_loop, Args, types="HardJob")
     return Worker(consumer, drain=settings.drain)
 
 

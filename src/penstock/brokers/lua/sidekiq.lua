@@ -6,8 +6,6 @@ local INFLIGHT = 'pq:inflight:'
 local OWNERS = 'pq:procs'
 -- How many owners died with a job: SHA-1 of its text → count.
 local CRASHES, CRASHES_KEPT = 'pq:recovered', 259200
--- Set beside a list from which somebody has taken lapsed jobs: its owner must look before it believes in its leases.
-local ROBBED, ROBBED_KEPT = 'pq:robbed:', 86400
 local SLICE = 4000 -- unpack() has a limit near 8000
 
 -- Server time in ms.
@@ -44,17 +42,43 @@ local function crashed(raw)
   return count
 end
 
-local function enqueue(queue, raw)
-  redis.call('SADD', 'queues', queue)
-  redis.call('LPUSH', 'queue:' .. queue, raw)
+-- What Redis refuses in the middle of a script (a key of another type, a right that is missing) stays as it was. Memory is
+-- no reason: once a script has written, Redis refuses it nothing for that.
+local function attempt(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then return nil, reply end
+  return reply
 end
 
--- Put everything of a list back, so that the oldest is the next one out.
+-- Returns nothing and the error if it cannot be.
+local function enqueue(queue, raw)
+  redis.call('SADD', 'queues', queue)
+  return attempt('LPUSH', 'queue:' .. queue, raw)
+end
+
+-- Into a sorted set, where equal jobs must not become one: whoever comes second gets a field that tells it from the first.
+-- Returns nothing and the error if it cannot be.
+local function add(set, score, raw)
+  local member, number = raw, 1
+  while true do
+    local added, wrong = attempt('ZADD', set, 'NX', score, member)
+    if added ~= 0 or string.sub(raw, -1) ~= '}' then return added, wrong end
+    number = number + 1
+    member = string.sub(raw, 1, -2) .. ',"penstock_copy":' .. number .. '}'
+  end
+end
+
+-- Where a reader's jobs are that are to lapse while others live on, by its list of jobs.
+local function shelf_of(list)
+  return (string.gsub(list, '^(' .. INFLIGHT .. '[^|]*|[^|]*)|', '%1s|', 1))
+end
+
+-- Put everything of a list back, so that the oldest is the next one out. Returns nothing if it cannot be.
 local function give_back(list, queue)
   local count = redis.call('LLEN', list)
   if count > 0 then redis.call('SADD', 'queues', queue) end
   for _ = 1, count do
-    redis.call('LMOVE', list, 'queue:' .. queue, 'LEFT', 'RIGHT')
+    if not attempt('LMOVE', list, 'queue:' .. queue, 'LEFT', 'RIGHT') then return end
   end
   return count
 end

@@ -2,8 +2,8 @@
 -- ARGV  1… owner|reader|queue
 local count = 0
 for i = 1, #ARGV do
-  count = count + give_back(INFLIGHT .. ARGV[i], string.match(ARGV[i], '^[^|]*|[^|]*|(.*)$'))
-  redis.call('ZREM', OWNERS, ARGV[i])
-  redis.call('DEL', ROBBED .. ARGV[i])
+  local given = give_back(INFLIGHT .. ARGV[i], string.match(ARGV[i], '^[^|]*|[^|]*|(.*)$'))
+  count = count + (given or 0)
+  if given then redis.call('ZREM', OWNERS, ARGV[i]) end
 end
 return count

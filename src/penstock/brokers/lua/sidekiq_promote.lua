@@ -2,6 +2,9 @@
 -- ARGV  for each: set, member, and  p queue, new text: into its queue · d: to the dead, as it is · v: nowhere
 --       · w seconds: later
 -- Returns how many were there.
+--       What its queue does not take (a key of another type) stays where it is, for later.
+-- Returns how many were there.
+local REFUSED = 60 -- seconds
 local count, i = 0, 1
 while i <= #ARGV do
   local set, member, letter = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -14,8 +17,10 @@ while i <= #ARGV do
   end
   if there == 1 then
     count = count + 1
-    if letter == 'p' then enqueue(ARGV[i], ARGV[i + 1]) end
-    if letter == 'd' then redis.call('ZADD', 'dead', score_after(0), member) end
+    local done = true
+    if letter == 'p' then done = enqueue(ARGV[i], ARGV[i + 1]) end
+    if letter == 'd' then done = add('dead', score_after(0), member) end
+    if not done then redis.call('ZADD', set, score_after(REFUSED), member) end
   end
   i = i + (letter == 'p' and 2 or letter == 'w' and 1 or 0)
 end

@@ -4,9 +4,14 @@
 if ARGV[5] ~= '' then
   if not redis.call('SET', ARGV[5], ARGV[3], 'NX', 'PX', ARGV[6]) then return redis.call('GET', ARGV[5]) end
 end
+local done, wrong
 if ARGV[4] == '' then
-  enqueue(ARGV[1], ARGV[2])
+  done, wrong = enqueue(ARGV[1], ARGV[2])
 else
-  redis.call('ZADD', 'schedule', score_after(tonumber(ARGV[4])), ARGV[2])
+  done, wrong = add('schedule', score_after(tonumber(ARGV[4])), ARGV[2])
+end
+if not done then
+  if ARGV[5] ~= '' then redis.call('DEL', ARGV[5]) end
+  return wrong
 end
 return ARGV[3]

@@ -2,8 +2,9 @@
 -- in which their own readers may come for it.
 -- ARGV  1 limit   2 lease in ms   3 owner|reader|   4 more crashes than this ('' for any)   5 fewer than this ('')
 --       6 grace in ms   7 owner|shelf of the reader|   8… queues
--- Returns for each job: queue, job, how often it was handed over before, its owner, ms since he was heard of; and the
--- queues for which the reader's own lease had lapsed: what it had of them is on its shelf now.
+-- Returns for each job: queue, job, how often it was handed over before, its owner, ms since he was heard of, and how
+-- many like it are in this reader's own lists besides; and the queues for which the reader's own lease had lapsed: what it
+-- had of them is on its shelf now.
 local now, left, found = now_ms(), tonumber(ARGV[1]), {}
 local above, below = tonumber(ARGV[4]), tonumber(ARGV[5])
 local ours, shelved = {}, {}
@@ -29,10 +30,12 @@ local function take(member, queue, silent)
     local handed = crashes(job) + 1
     if not (above and handed <= above) and not (below and handed >= below) then
       redis.call('LREM', list, -1, job)
+      local like = #redis.call('LPOS', mine, job, 'COUNT', 0)
+        + #redis.call('LPOS', INFLIGHT .. ARGV[7] .. queue, job, 'COUNT', 0)
       redis.call('LPUSH', mine, job)
       crashed(job)
       left = left - 1
-      found[#found + 1] = {queue, job, handed, string.match(member, '^[^|]*'), silent}
+      found[#found + 1] = {queue, job, handed, string.match(member, '^[^|]*'), silent, like}
     end
   end
 end
@@ -44,14 +47,10 @@ for _, member in ipairs(redis.call('ZRANGE', OWNERS, '-inf', whole(now), 'BYSCOR
   if ours[queue] then
     local before = left
     take(member, queue, late + ARGV[2])
-    if left < before then
-      redis.call('SET', ROBBED .. member, 1, 'EX', ROBBED_KEPT)
-      redis.call('ZADD', OWNERS, whole(now + ARGV[2]), ARGV[3] .. queue)
-    end
+    if left < before then redis.call('ZADD', OWNERS, whole(now + ARGV[2]), ARGV[3] .. queue) end
   elseif queue and late > tonumber(ARGV[6]) then
     for _, job in ipairs(redis.call('LRANGE', INFLIGHT .. member, 0, -1)) do crashed(job) end
     give_back(INFLIGHT .. member, queue)
-    redis.call('SET', ROBBED .. member, 1, 'EX', ROBBED_KEPT)
   end
   if redis.call('EXISTS', INFLIGHT .. member) == 0 then redis.call('ZREM', OWNERS, member) end
 end

@@ -20,12 +20,13 @@ from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import InvalidURL
 from ...message import Delivery
 from . import publishing, scheduling
+from .holdings import Holdings, by_holdings, extend
 from .inspection import SidekiqInspection
 from .options import Receipt, SidekiqOptions, new_identity
 from .scheduling import Repush
 from .scripts import LEAVE, SETTLE
-from .settling import by_reader, extend, outcome_args
-from .taking import Holdings, Reader, give_back
+from .settling import outcome_args
+from .taking import Reader, give_back
 from .wire import Cleaner, Failing
 
 MAX_BATCH = 1000
@@ -139,18 +140,15 @@ class SidekiqBroker(SidekiqInspection):
             return lost
         applied = await self.client.run(SETTLE, (), args)
         for (holdings, delivery), done in zip(sent, applied, strict=True):
-            holdings.held.pop(delivery.message.id, None)
+            holdings.drop(delivery)
             if not done:
                 lost.append(delivery)
         return lost
 
     async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
-        lost: list[Delivery[Receipt]] = []
-        for name, part in by_reader(self._holdings, deliveries).items():
-            if not name:
-                lost += part
-            else:
-                lost += await extend(self.client, self._holdings[name], part, lease, self._clock.monotonic())
+        parts, lost = by_holdings(self._holdings, deliveries)
+        for name, part in parts.items():
+            lost += await extend(self.client, self._holdings[name], part, lease, self._clock.monotonic())
         return lost
 
     # -------------------------------------------------------------------------------------------------- capabilities
@@ -171,8 +169,8 @@ class SidekiqBroker(SidekiqInspection):
         return reader
 
     def _holder(self, delivery: Delivery[Receipt]) -> Holdings | None:
-        for holdings in self._holdings.values():
-            if holdings.held.get(delivery.message.id) is delivery.receipt:
+        for holdings in list(self._holdings.values()):
+            if holdings.holds(delivery):
                 return holdings
         return None
 

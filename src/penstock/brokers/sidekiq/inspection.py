@@ -5,6 +5,7 @@ Sidekiq's sets are for all queues in common: what concerns one queue is found by
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ from ...message import Message
 from . import keys, processes
 from .options import SidekiqOptions
 from .processes import OnBeat, OnSignal, ProcessInfo, WorkEntry
-from .scripts import PROMOTE
+from .scripts import PROMOTE, SIZES
 from .wire import Fields, Malformed, jid_of, message_of, ours, parse, queue_of, renewed
 
 PAGE = 1000
+LOOKS = 5
 
 
 class SidekiqInspection:
@@ -45,31 +47,33 @@ class SidekiqInspection:
         return sorted(names | {queue for queue, _ in await self._lists()})
 
     async def stats(self, source: str) -> StreamStats:
-        lists = [name for queue, name in await self._lists() if queue == source]
-        asked: list[Command] = [("LLEN", name) for name in lists]
-        length, oldest, *leased = await self._many(
-            [("LLEN", keys.queue(source)), ("LINDEX", keys.queue(source), -1), *asked]
-        )
-        held = [await self.client.call("LINDEX", name, -1) for name in lists]
-        ages = [_age(raw, self._clock.time()) for raw in (oldest, *held) if raw]
-        delayed = 0
-        for name in (keys.RETRY, keys.SCHEDULE):
-            async for raw, _, fields in self._members(name):
-                delayed += fields is not None and queue_of(fields) == source and bool(raw)
+        sizes, delayed = await self.client.run(SIZES, (), [source]), 0
+        for _ in range(LOOKS if sizes[3] or sizes[4] else 0):
+            before, delayed = sizes, await self._delayed(source)
+            sizes = await self.client.run(SIZES, (), [source])
+            if before == sizes:  # else something moved meanwhile, and was seen twice or not at all
+                break
+        waiting, leased, owners, _, _, oldest = sizes
         dead = 0
         async for _, _, fields in self._members(keys.DEAD):
             dead += fields is None or queue_of(fields) == source
-        group = GroupStats(
-            name="default", leased=sum(leased), lag=length, owners=len({name.split("|")[0] for name in lists})
-        )
+        ages = [_age(raw, self._clock.time()) for raw in oldest]
+        group = GroupStats(name="default", leased=leased, lag=waiting, owners=owners)
         return StreamStats(
             source=source,
-            size=length + sum(leased),
+            size=waiting + leased,
             delayed=delayed,
             dead=dead,
             oldest_age=max((age for age in ages if age is not None), default=None),
-            groups=(group,) if length or sum(leased) else (),
+            groups=(group,) if waiting or leased else (),
         )
+
+    async def _delayed(self, source: str) -> int:
+        count = 0
+        for name in (keys.RETRY, keys.SCHEDULE):
+            async for _, _, fields in self._members(name):
+                count += fields is not None and queue_of(fields) == source
+        return count
 
     async def peek(self, source: str, limit: int) -> Sequence[Message]:
         limit = max(limit, 0)
@@ -169,8 +173,8 @@ class SidekiqInspection:
     # ------------------------------------------------------------------------------------------------------- presence
 
     async def beat(self, presence: Presence, ttl: float) -> None:
-        work = self.work()
-        told = await processes.beat(self.client, presence, ttl, self.about, work, self._clock)
+        work, old = self.work(), self.options.timestamps == "float"
+        told = await processes.beat(self.client, presence, ttl, self.about, work, self._clock, old=old)
         if told.signal is not None and self.on_signal is not None:
             self.on_signal(told.signal)
         if self.on_beat is not None:
@@ -211,7 +215,9 @@ def _text(value: Raw | None) -> str:
 
 
 def _dead_id(raw: bytes, score: str, fields: Fields | None) -> str:
-    return f"{score}|{jid_of(None if fields is None else fields.get('jid'), raw)}"
+    """Score and jid, as Ruby names it, and something that tells it from others that died at that moment."""
+    own = hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:8]
+    return f"{score}|{jid_of(None if fields is None else fields.get('jid'), raw)}|{own}"
 
 
 def _dead(raw: bytes, score: str, fields: Fields | None) -> DeadMessage:

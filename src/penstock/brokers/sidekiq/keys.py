@@ -25,6 +25,11 @@ def work(identity: str) -> str:
     return f"{identity}:work"
 
 
+def old_work(identity: str) -> str:
+    """The same, as Ruby up to 6.4.1 has it."""
+    return f"{identity}:workers"
+
+
 def signals(identity: str) -> str:
     """What a process is asked to do."""
     return f"{identity}-signals"

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from ...checks import at_least_one, one_of, positive
+from ...errors import ConfigurationError
 
 
 class SidekiqOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +31,14 @@ class SidekiqOptions(msgspec.Struct, frozen=True, kw_only=True):
         at_least_one("dead_max_jobs", self.dead_max_jobs)
         positive("dead_timeout, in seconds,", self.dead_timeout)
         positive("foreign_grace, in seconds,", self.foreign_grace)
+        if self.identity is not None and (not self.identity or "|" in self.identity):
+            raise ConfigurationError(f"identity is a text without '|', such as host:pid:random, got {self.identity!r}")
 
 
 class Receipt(msgspec.Struct, gc=False):
     """Proof of a lease: the job's own text in its owner's list of its ``queue``.
 
-    ``renewed``: on our monotonic clock, when its lease was last known to begin. ``shelved``: put aside, to lapse.
+    ``renewed``: on our monotonic clock, when its lease was last asked for. ``shelved``: we have put it aside, to lapse.
     """
 
     raw: bytes

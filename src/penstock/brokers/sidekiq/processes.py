@@ -55,19 +55,26 @@ class OnBeat(Protocol):
 
 
 async def beat(
-    client: RedisClient, presence: Presence, ttl: float, about: ProcessInfo, work: Sequence[WorkEntry], clock: Clock
+    client: RedisClient,
+    presence: Presence,
+    ttl: float,
+    about: ProcessInfo,
+    work: Sequence[WorkEntry],
+    clock: Clock,
+    *,
+    old: bool = False,
 ) -> Beaten:
-    """One heartbeat."""
+    """One heartbeat. ``old``: Ruby before 6.4.2 looks as well."""
     identity, life = presence.identity, max(int(ttl * 1000), 1)
     began = clock.monotonic()
     await client.call("PING")
     rtt = int((clock.monotonic() - began) * 1_000_000)
-    commands: list[Command] = [("EXISTS", identity), ("MULTI",), ("UNLINK", keys.work(identity))]
-    if work:
-        entries: list[Arg] = []
-        for each in work:
-            entries += [each.tid, _work(each)]
-        commands += [("HSET", keys.work(identity), *entries), ("EXPIRE", keys.work(identity), WORK_TTL)]
+    commands: list[Command] = [("EXISTS", identity), ("MULTI",)]
+    entries = [part for each in work for part in (each.tid, _work(each))]
+    for name in (keys.work(identity), keys.old_work(identity))[: 1 + old]:
+        commands.append(("UNLINK", name))
+        if entries:
+            commands += [("HSET", name, *entries), ("EXPIRE", name, WORK_TTL)]
     facts: list[Arg] = ["info", _info(presence, about), "concurrency", presence.concurrency, "busy", presence.busy]
     facts += ["beat", f"{presence.beat_at:.7f}", "rtt_us", rtt, "quiet", "true" if presence.quiet else "false"]
     facts += ["rss", presence.rss // 1024]
@@ -92,7 +99,7 @@ async def leave(client: RedisClient, identity: str) -> None:
         [
             ("MULTI",),
             ("SREM", keys.PROCESSES, identity),
-            ("UNLINK", identity, keys.work(identity), keys.signals(identity)),
+            ("UNLINK", identity, keys.work(identity), keys.old_work(identity), keys.signals(identity)),
             ("EXEC",),
         ]
     )

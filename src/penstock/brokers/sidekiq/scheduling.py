@@ -56,11 +56,16 @@ async def _moved(raw: bytes, now: float, timestamps: Timestamps, repush: Repush 
     if repush is None:
         return ("p", queue, pushed(fields, now, timestamps))
     try:
-        payload = await repush({name: msgspec.json.decode(value) for name, value in fields.items() if name != "at"})
+        payload = {name: msgspec.json.decode(value) for name, value in fields.items() if name != "at"}
+    except (ValueError, RecursionError) as wrong:
+        logger.warning("a job that is due cannot be read and goes to the dead set: %s", wrong)
+        return ("d",)
+    try:
+        again = await repush(payload)
+        if again is None:
+            return ("v",)
+        changed: Fields = {name: Raw(ruby_json.dumps(value)) for name, value in again.items()}
+        return ("p", queue_of(changed) or queue, pushed(changed, now, timestamps))
     except Exception:
         logger.exception("middleware failed for a job that is due; it is tried again in %.0f s", LATER)
         return ("w", LATER)
-    if payload is None:
-        return ("v",)
-    changed: Fields = {name: Raw(ruby_json.dumps(value)) for name, value in payload.items()}
-    return ("p", queue_of(changed) or queue, pushed(changed, now, timestamps))

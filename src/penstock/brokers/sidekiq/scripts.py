@@ -15,9 +15,11 @@ def _load(name: str) -> Script:
 
 PUSH: Final = _load("push")
 TAKE: Final = _load("take")
+STRAYS: Final = _load("strays")
 SETTLE: Final = _load("settle")
 EXTEND: Final = _load("extend")
 RECLAIM: Final = _load("reclaim")
 LEAVE: Final = _load("leave")
 DUE: Final = _load("due")
 PROMOTE: Final = _load("promote")
+SIZES: Final = _load("sizes")

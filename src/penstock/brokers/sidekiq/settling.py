@@ -1,21 +1,18 @@
-"""Outcomes and renewals as arguments of the scripts."""
+"""Outcomes as arguments of the script that applies them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET
 
 from ...broker import Settlement
-from ...clients.redis import Arg, RedisClient
-from ...message import Delivery
+from ...clients.redis import Arg
 from ...outcome import DISCARDED, DeadLetter, Release, Retry
 from . import ruby_json
+from .holdings import Holdings
 from .options import Receipt
-from .scripts import EXTEND
-from .taking import Holdings
-from .wire import OURS, Failing, Malformed, ours, parse, write
+from .wire import OURS, Failing, Malformed, ours, parse, put_off, write
 
 
 def outcome_args(holdings: Holdings, item: Settlement[Receipt], failing: Failing, now: float) -> list[Arg]:
@@ -30,7 +27,7 @@ def outcome_args(holdings: Holdings, item: Settlement[Receipt], failing: Failing
 
     if isinstance(outcome, Release):
         if outcome.delay > 0:
-            return ["s", list_, raw, f"{outcome.delay:.6f}", raw]
+            return ["s", list_, raw, f"{outcome.delay:.6f}", put_off(raw)]
         return ["q", list_, raw, receipt.queue]
     if isinstance(outcome, Retry):
         delay = f"{max(outcome.delay or 0.0, 0.0):.6f}"
@@ -65,55 +62,3 @@ def _dead(holdings: Holdings, item: Settlement[Receipt], outcome: DeadLetter, fa
 
 def _has_meta(outcome: DeadLetter) -> bool:
     return outcome.meta is not UNSET
-
-
-async def extend(
-    client: RedisClient, holdings: Holdings, deliveries: Sequence[Delivery[Receipt]], lease: float, now: float
-) -> list[Delivery[Receipt]]:
-    """Renew the leases of one reader; return the deliveries that are no longer its own.
-
-    A lease belongs to a list, not to a job. What is in the list and has not been renewed for half a lease is held by
-    nobody any more: it is put aside, with what is left of its lease.
-    """
-    held = holdings.held
-    lost: list[Delivery[Receipt]] = []
-    asked: list[Delivery[Receipt]] = []
-    for delivery in deliveries:
-        (asked if held.get(delivery.message.id) is delivery.receipt else lost).append(delivery)
-    if not asked:
-        return lost
-    args: list[Arg] = []
-    for queue in dict.fromkeys(delivery.receipt.queue for delivery in asked):
-        args += ["l", queue]
-    for delivery in asked:
-        receipt = delivery.receipt
-        args += ["b" if receipt.shelved else "k", receipt.queue, receipt.raw]
-        receipt.renewed = now
-    aside = [r for r in held.values() if not r.shelved and now - r.renewed > holdings.subscription.lease / 2]
-    for receipt in aside:
-        rest = holdings.subscription.lease - (now - receipt.renewed)
-        args += ["s", receipt.queue, receipt.raw, max(int(rest * 1000), 0)]
-        receipt.shelved = True
-    reply = await client.run(EXTEND, (), [int(lease * 1000), holdings.name, holdings.shelf, *args])
-    for delivery, there in zip(asked, reply, strict=True):
-        if there:
-            delivery.receipt.shelved = False
-        else:
-            held.pop(delivery.message.id, None)
-            lost.append(delivery)
-    return lost
-
-
-def by_reader(
-    readers: dict[str, Holdings], deliveries: Sequence[Delivery[Receipt]]
-) -> dict[str, list[Delivery[Receipt]]]:
-    """Deliveries by the reader that holds them, the key empty for those that nobody holds."""
-    found: dict[str, list[Delivery[Receipt]]] = {}
-    for delivery in deliveries:
-        for name, holdings in readers.items():
-            if holdings.held.get(delivery.message.id) is delivery.receipt:
-                found.setdefault(name, []).append(delivery)
-                break
-        else:
-            found.setdefault("", []).append(delivery)
-    return found

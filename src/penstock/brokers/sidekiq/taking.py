@@ -4,7 +4,9 @@
    hands only. Whoever settles it must still find it there.
 2. While there is nothing, each queue has a connection that blocks in ``BLMOVE q q RIGHT RIGHT``: it changes nothing, and
    answers when there is something. Many queues are looked into every now and then instead.
-3. A call that was cut off may have taken jobs that nobody saw. What is in our lists and not in our hands is handed out.
+3. A call that was cut off may have taken jobs that nobody saw, at once or when the network comes back. What is in our
+   lists and not in our hands is handed out: looked for after each such call, and every now and then.
+4. What nobody has renewed for a whole lease is put aside then, to lapse: others keep the lease of its list alive.
 """
 
 from __future__ import annotations
@@ -16,45 +18,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...broker import Subscription
-from ...clients.redis import DedicatedConnection, RedisClient
+from ...clients.redis import DedicatedConnection, RedisClient, ReplyError
 from ...clock import Clock
-from ...errors import BrokerError, ConnectionFailed
+from ...errors import BrokerError
 from ...message import Delivery, Message, Predecessor
 from . import keys
+from .holdings import Holdings, put_aside
 from .options import Receipt
-from .scripts import RECLAIM, TAKE
+from .scripts import RECLAIM, STRAYS, TAKE
 from .wire import Malformed, jid_of, message_of
 
 PEEKED = 8  # queues that have a waiting connection each; more are looked into every now and then
 LOOK, LOOK_LONGEST = 0.02, 0.5  # seconds between two such looks: they double while nothing comes
 SLICE = 2.0  # seconds of one blocking wait
 DOUBT = 15.0  # seconds during which a call that was cut off might still take something
-
-
-class Holdings:
-    """What one reader of an owner has in its hands: shared by a broker and its forks."""
-
-    __slots__ = ("held", "name", "owner", "subscription")
-
-    def __init__(self, owner: str, number: int, subscription: Subscription) -> None:
-        self.owner, self.subscription = owner, subscription
-        self.name = f"{owner}|{number}|"
-        self.held: dict[str, Receipt] = {}
-
-    @property
-    def shelf(self) -> str:
-        """Where jobs are that are to lapse while others live on."""
-        return self.name[:-1] + "s|"
-
-    @property
-    def lease(self) -> int:
-        """Milliseconds."""
-        return max(int(self.subscription.lease * 1000), 1)
-
-    def list_of(self, receipt: Receipt) -> str:
-        """The list that a job is in."""
-        return f"{keys.INFLIGHT}{self.shelf if receipt.shelved else self.name}{receipt.queue}"
 
 
 class Reader:
@@ -67,7 +44,7 @@ class Reader:
         self._peeks: dict[str, tuple[DedicatedConnection, asyncio.Task[Any]]] = {}
         self._connections: dict[str, DedicatedConnection] = {}
         self._known: set[str] = set()
-        self._doubt_until = float("-inf")
+        self._doubt_until = self._look_at = float("-inf")
         self.closing = False
 
     async def fetch(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery[Receipt]]:
@@ -97,11 +74,14 @@ class Reader:
             start = self._clock.monotonic()
             args = [limit, holdings.lease, holdings.name, *bounds, holdings.shelf, *queues]
             taken, shelved = await self._run(RECLAIM, args)
-            for receipt in holdings.held.values() if shelved else ():
+            for receipt in list(holdings.held.values()) if shelved else ():
                 receipt.shelved = receipt.shelved or receipt.queue.encode() in shelved
             found: list[Delivery[Receipt]] = []
-            for queue, raw, handed, owner, silent in taken:
-                delivery = self._delivery(queue.decode(), raw, handed + 1, start, again=True)
+            for queue, raw, handed, owner, silent, like in taken:
+                fresh = {delivery.message.id for delivery in found}
+                delivery = self._delivery(
+                    queue.decode(), raw, handed + 1, start, self._stale(queue.decode(), raw, like, fresh)
+                )
                 past = Predecessor(owner.decode("utf-8", "backslashreplace"), silent / 1000)
                 found.append(replace(delivery, predecessor=past))
             return found
@@ -128,9 +108,14 @@ class Reader:
         holdings = self.holdings
         async with self._taking:
             self._known.update(queues)
-            if self._clock.monotonic() < self._doubt_until and (strays := await self._strays(limit)):
-                return strays
             start = self._clock.monotonic()
+            if start < self._doubt_until or start >= self._look_at:
+                await put_aside(self._client, holdings, start)
+                strays = await self._strays(limit, start)
+                if len(strays) < limit:  # else there may be more
+                    self._look_at = start + holdings.subscription.lease / 2
+                if strays:
+                    return strays
             reply = await self._run(TAKE, [limit, holdings.lease, holdings.name, *queues])
             found: list[Delivery[Receipt]] = []
             for name, jobs, counts in reply:
@@ -144,33 +129,35 @@ class Reader:
     async def _run(self, script: Any, args: list[Any]) -> Any:
         try:
             return await self._client.run(script, (), args)
-        except (ConnectionFailed, asyncio.CancelledError):
+        except BaseException:
             self._doubt_until = self._clock.monotonic() + DOUBT
             raise
 
-    async def _strays(self, limit: int) -> list[Delivery[Receipt]]:
+    async def _strays(self, limit: int, start: float) -> list[Delivery[Receipt]]:
         """Jobs in our lists that a call took whose answer was lost."""
         holdings, found = self.holdings, list[Delivery[Receipt]]()
-        start = self._clock.monotonic()
-        for queue in sorted(self._known):
-            jobs = await self._client.call("LRANGE", f"{keys.INFLIGHT}{holdings.name}{queue}", 0, -1)
-            ours = Counter(r.raw for r in holdings.held.values() if r.queue == queue and not r.shelved)
-            for raw in reversed(jobs):
-                if ours[raw]:
-                    ours[raw] -= 1
+        # As it is now: what is settled while we ask is no stray
+        ours = Counter((r.queue, r.raw) for r in list(holdings.held.values()) if not r.shelved)
+        reply = await self._client.run(STRAYS, (), [holdings.lease, holdings.name, *sorted(self._known)])
+        for name, jobs, counts in reply:
+            queue = name.decode()
+            for raw, count in zip(jobs, counts, strict=True):
+                if ours[queue, raw]:
+                    ours[queue, raw] -= 1
                 elif len(found) < limit:
-                    found.append(self._delivery(queue, raw, 1, start))
+                    found.append(self._delivery(queue, raw, count + 1, start))
         return found
 
-    def _delivery(self, queue: str, raw: bytes, count: int, start: float, *, again: bool = False) -> Delivery[Receipt]:
+    def _delivery(self, queue: str, raw: bytes, count: int, start: float, name: str | None = None) -> Delivery[Receipt]:
+        """A job in our hands, as ``name`` if it is one that we know already."""
         defect: str | None = None
         try:
             message = message_of(raw)
         except Malformed as wrong:
             defect, message = str(wrong), Message(id=jid_of(None, raw), type="", body=raw)
-        held, ident = self.holdings.held, message.id
-        if ident in held:
-            ident = self._own_name(ident, raw, again=again)
+        held = self.holdings.held
+        ident = name or self._free_name(message.id)
+        if ident != message.id:
             message = replace(message, id=ident)
         receipt = held[ident] = Receipt(raw, queue, start)
         return Delivery(
@@ -182,13 +169,23 @@ class Reader:
             defect=defect,
         )
 
-    def _own_name(self, ident: str, raw: bytes, *, again: bool) -> str:
-        """A name for a job whose id another one in our hands has; none is needed if it is that very job again."""
+    def _free_name(self, ident: str) -> str:
+        """A name for a job, which another one in our hands may have: duplicates with one jid are jobs of their own."""
         held, name, number = self.holdings.held, ident, 1
-        while name in held and not (again and held[name].raw == raw):
+        while name in held:
             number += 1
             name = f"{ident}#{number}"
         return name
+
+    def _stale(self, queue: str, raw: bytes, like: int, fresh: set[str]) -> str | None:
+        """The name under which we had a job that was taken over by us now, if it is that very job.
+
+        It is, if there are more equal ones in our hands than ``like`` it are in our lists besides.
+        """
+        held = list(self.holdings.held.items())
+        names = [name for name, receipt in held if receipt.raw == raw and receipt.queue == queue]
+        known = [name for name in names if name not in fresh]
+        return known[0] if known and len(names) > like else None
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
@@ -210,7 +207,12 @@ class Reader:
 
     async def _peek(self, connection: DedicatedConnection, queue: str, wait: float) -> None:
         key = keys.queue(queue)
-        await connection.call("BLMOVE", key, key, "RIGHT", "RIGHT", f"{max(wait, 0.001):.3f}", wait=wait)
+        try:
+            await connection.call("BLMOVE", key, key, "RIGHT", "RIGHT", f"{max(wait, 0.001):.3f}", wait=wait)
+        except ReplyError as refused:
+            if refused.code != "OOM":
+                raise
+            await self._clock.sleep(min(wait, LOOK_LONGEST))  # a server out of memory lets nobody wait, but look
 
 
 async def give_back(client: RedisClient, script: Any, members: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
+import logging
 import os
 import re
 import zlib
@@ -27,17 +27,22 @@ from ...errors import EncodeError
 from ...message import Message
 from . import ruby_json
 
+logger = logging.getLogger("penstock")
+
 Fields: TypeAlias = dict[str, Raw]
 Timestamps: TypeAlias = Literal["ms", "float"]
 Cleaner: TypeAlias = Callable[[list[str]], list[str]]
 
 OURS: Final = "penstock"
+SINCE: Final = "since"  # of ours: when a job that was put off was put in its queue, in seconds
+COPY: Final = "penstock_copy"  # tells a job from an equal one in the same sorted set
 ERRORS: Final = ("error_message", "error_class", "failed_at", "retried_at", "error_backtrace")
 _FRAMING: Final = frozenset(
-    {"queue", "class", "args", "jid", "created_at", "enqueued_at", "retry_count", "key", OURS, *ERRORS}
+    {"queue", "class", "args", "jid", "created_at", "enqueued_at", "retry_count", "key", OURS, COPY, *ERRORS}
 )
 _MESSAGE_MAX = 10_000
 _HARMLESS = re.compile(r"[\w:.-]+", re.ASCII).fullmatch  # needs no escaping
+_NO_TIME = 1e18
 _MILLISECONDS = 1e11  # an integer from here on is milliseconds; in seconds it would be the year 5138
 
 _fields = msgspec.json.Decoder(Fields)
@@ -118,6 +123,8 @@ def message_of(raw: bytes) -> Message:
     if job.retry is not True:
         headers["retry"] = job.retry
     if not isinstance(at, float) and at >= _MILLISECONDS:
+        if at >= _NO_TIME:
+            return _any_message(raw)
         at /= 1000
     return Message(id=job.jid, type=job.type, body=body, enqueued_at=at or None, headers=headers)
 
@@ -126,37 +133,43 @@ def _any_message(raw: bytes) -> Message:
     fields = parse(raw)
     try:
         return _message(fields, raw)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise Malformed(f"not a job: {error}") from error
 
 
 def _message(fields: Fields, raw: bytes) -> Message:
     get = fields.get
     count, jid, key = get("retry_count"), get("jid"), get("key")
+    since = ours(fields).get(SINCE)
     return Message(
         id=jid_of(jid, raw),
         type=_text.decode(fields["class"]),
         body=bytes(fields["args"]) if OURS not in fields else _body(fields),
         key=None if key is None else _text.decode(key),
-        attempt=0 if count is None else _integer.decode(count) + 1,
-        enqueued_at=seconds(get("enqueued_at") or get("created_at")),
+        attempt=0 if count is None or bytes(count) == b"null" else _integer.decode(count) + 1,
+        enqueued_at=since if isinstance(since, float) else seconds(get("enqueued_at") or get("created_at")),
         headers=_headers(fields, raw),
     )
 
 
 def jid_of(jid: Raw | None, raw: bytes) -> str:
     """The id of a job; of one that has none, a digest of it."""
-    if jid is not None and bytes(jid).startswith(b'"') and (text := _text.decode(jid)):
+    if text := _text_in(jid):
         return text
     return hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:24]
 
 
 def queue_of(fields: Fields) -> str | None:
     """The queue that a job names."""
-    queue = fields.get("queue")
-    if queue is None or not bytes(queue).startswith(b'"'):
+    return _text_in(fields.get("queue"))
+
+
+def _text_in(value: Raw | None) -> str | None:
+    """A text that is not empty."""
+    try:
+        return None if value is None else _text.decode(value) or None
+    except ValueError:
         return None
-    return _text.decode(queue) or None
 
 
 def ours(fields: Fields) -> dict[str, Any]:
@@ -177,7 +190,9 @@ def seconds(time: Raw | None) -> float | None:
             return datetime.fromisoformat(value).timestamp()
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not abs(value) < _NO_TIME:
         return None
     return value / 1000 if isinstance(value, int) and value >= _MILLISECONDS else float(value)
 
@@ -301,6 +316,20 @@ def pushed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
     return write(changed)
 
 
+def put_off(raw: bytes) -> bytes:
+    """The text of a job that is to wait as if it had never been taken: it keeps the time at which it was enqueued."""
+    try:
+        fields: dict[str, Raw | bytes] = dict(parse(raw))
+        mine = ours(cast("Fields", fields))
+        since = _message(cast("Fields", fields), raw).enqueued_at
+    except (Malformed, ValueError, TypeError, ArithmeticError):
+        return raw
+    if since is None:
+        return raw
+    fields[OURS] = ruby_json.dumps(mine | {SINCE: since})
+    return write(fields)
+
+
 def renewed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
     """The text of a dead job that begins again, as if it had never failed."""
     changed: dict[str, Raw | bytes] = {
@@ -326,7 +355,12 @@ class Failing:
     def failed(self, raw: bytes, queue: str, attempt: int, error: BaseException | None, now: float) -> bytes:
         """The text of a job after an execution, its ``attempt`` earlier ones counted, that ended with ``error``."""
         fields: dict[str, Raw | bytes] = dict(parse(raw))
-        fields["queue"] = fields.get("retry_queue") or ruby_json.dumps(queue)
+        mine = ours(cast("Fields", fields))
+        if mine.pop(SINCE, None) is not None:
+            fields[OURS] = ruby_json.dumps(mine)
+            if not mine:
+                del fields[OURS]
+        fields["queue"] = ruby_json.dumps(_text_in(cast("Raw | None", fields.get("retry_queue"))) or queue)
         fields["error_message"] = ruby_json.dumps(message_text(error))
         fields["error_class"] = ruby_json.dumps(type(error).__name__ if error is not None else "Failed")
         first = "retry_count" not in fields
@@ -334,10 +368,19 @@ class Failing:
         fields["retry_count"] = b"%d" % attempt
         wish: Any = _any.decode(bytes(fields["backtrace"])) if "backtrace" in fields else None
         if wish and error is not None:
-            lines = backtrace(error)
-            lines = lines if self.cleaner is None else self.cleaner(lines)
-            fields["error_backtrace"] = ruby_json.dumps(compressed(lines if wish is True else lines[: int(wish)]))
+            lines = self._lines(error)
+            if wish is not True:  # a number; Ruby takes anything else for none
+                lines = lines[: int(wish)] if isinstance(wish, int | float) else []
+            fields["error_backtrace"] = ruby_json.dumps(compressed(lines))
         return write(fields)
+
+    def _lines(self, error: BaseException) -> list[str]:
+        lines = backtrace(error)
+        try:
+            return lines if self.cleaner is None else self.cleaner(lines)
+        except Exception:
+            logger.exception("the cleaner of backtraces failed; the backtrace is kept as it is")
+            return lines
 
 
 def message_text(error: BaseException | None) -> str:
