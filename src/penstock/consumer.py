@@ -105,12 +105,7 @@ class Consumer(Generic[T]):
             raise ConfigurationError(
                 f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
             )
-        if not stream or not group:
-            raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
-        if isinstance(stream, Queues):
-            _check_several(broker, shards)
-        else:
-            shard_names(stream, shards)
+        _check_names(broker, stream, group, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
@@ -262,18 +257,22 @@ class Consumer(Generic[T]):
 
 
 def _subscription(stream: str | Queues, group: str, claim: Claim, options: Options) -> Subscription:
-    several = isinstance(stream, Queues)
     return Subscription(
-        source=stream.name if several else stream,
+        source=stream if isinstance(stream, str) else stream.name,
         group=group,
         lease=claim.min_idle,
         start=options.start,
         delayed=options.delayed,
-        queues=stream.names if several else (),
+        queues=() if isinstance(stream, str) else stream.names,
     )
 
 
-def _check_several(broker: Broker[Any], shards: int) -> None:
+def _check_names(broker: Broker[Any], stream: str | Queues, group: str, shards: int) -> None:
+    if not stream or not group:
+        raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
+    if isinstance(stream, str):
+        shard_names(stream, shards)
+        return
     if not broker.capabilities.several:
         raise UnsupportedFeature(f"{broker.url} cannot take from several queues at once; make a Consumer for each")
     if shards > 1:

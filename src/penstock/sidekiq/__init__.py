@@ -1,4 +1,5 @@
-"""Sidekiq for Python: its model of jobs, its data and its tools, on the same Redis as Ruby's."""
+"""Sidekiq's model on any broker: client, middleware chains, context, and the data of
+Sidekiq's own schema. See ``penstock.job`` for jobs themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chain import Chain as Chain
+    from .client import Client as Client
+    from .context import Context as Context
     from .data.data import Data as Data
     from .data.iterable_query import IterableJobQuery as IterableJobQuery
     from .data.iterable_query import IterableState as IterableState
@@ -25,28 +29,51 @@ if TYPE_CHECKING:
     from .data.stats import Stats as Stats
     from .data.work_set import Work as Work
     from .data.work_set import WorkSet as WorkSet
+    from .transactions import TransactionClient as TransactionClient
 
-_HOME_OF = {
-    "Data": "data.data",
-    "DeadSet": "data.job_set",
-    "History": "data.stats",
-    "IterableJobQuery": "data.iterable_query",
-    "IterableState": "data.iterable_query",
-    "JobRecord": "data.job_record",
-    "JobSet": "data.job_set",
-    "Process": "data.process_set",
-    "ProcessSet": "data.process_set",
-    "ProfileRecord": "data.profile_set",
-    "ProfileSet": "data.profile_set",
-    "Queue": "data.queue",
-    "QueueSummary": "data.stats",
-    "RetrySet": "data.job_set",
-    "ScheduledSet": "data.job_set",
-    "SortedEntry": "data.sorted_entry",
-    "Stats": "data.stats",
-    "Work": "data.work_set",
-    "WorkSet": "data.work_set",
+_HOMES = {
+    "chain": "Chain",
+    "client": "Client",
+    "context": "Context",
+    "data.data": "Data",
+    "data.iterable_query": "IterableJobQuery IterableState",
+    "data.job_record": "JobRecord",
+    "data.job_set": "DeadSet JobSet RetrySet ScheduledSet",
+    "data.process_set": "Process ProcessSet",
+    "data.profile_set": "ProfileRecord ProfileSet",
+    "data.queue": "Queue",
+    "data.sorted_entry": "SortedEntry",
+    "data.stats": "History QueueSummary Stats",
+    "data.work_set": "Work WorkSet",
+    "transactions": "TransactionClient",
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Chain",
+    "Client",
+    "Context",
+    "Data",
+    "DeadSet",
+    "History",
+    "IterableJobQuery",
+    "IterableState",
+    "JobRecord",
+    "JobSet",
+    "Process",
+    "ProcessSet",
+    "ProfileRecord",
+    "ProfileSet",
+    "Queue",
+    "QueueSummary",
+    "RetrySet",
+    "ScheduledSet",
+    "SortedEntry",
+    "Stats",
+    "TransactionClient",
+    "Work",
+    "WorkSet",
+]
 
 
 def __getattr__(name: str) -> Any:

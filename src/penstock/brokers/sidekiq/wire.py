@@ -12,9 +12,11 @@ import base64
 import hashlib
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from traceback import extract_tb
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -34,9 +36,8 @@ ERRORS: Final = ("error_message", "error_class", "failed_at", "retried_at", "err
 _FRAMING: Final = frozenset(
     {"queue", "class", "args", "jid", "created_at", "enqueued_at", "retry_count", "key", OURS, *ERRORS}
 )
-_PLAIN: Final = frozenset({"retry", "queue", "class", "args", "jid", "created_at", "enqueued_at"})
-_TRUE: Final = Raw(b"true")
 _MESSAGE_MAX = 10_000
+_HARMLESS = re.compile(r"[\w:.-]+", re.ASCII).fullmatch  # needs no escaping
 _MILLISECONDS = 1e11  # an integer from here on is milliseconds; in seconds it would be the year 5138
 
 _fields = msgspec.json.Decoder(Fields)
@@ -54,6 +55,21 @@ class JobHeaders(dict[str, Any]):
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         super().__init__()
+
+
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A job as most are: nothing in it but this."""
+
+    type: str = msgspec.field(name="class")
+    args: Raw
+    jid: str
+    queue: str = ""
+    retry: bool | int = True
+    created_at: int | float = 0
+    enqueued_at: int | float = 0
+
+
+_plain = msgspec.json.Decoder(_Plain)
 
 
 class Malformed(Exception):
@@ -81,6 +97,22 @@ def parse(raw: bytes) -> Fields:
 
 def message_of(raw: bytes) -> Message:
     """The message in a job. Raises ``Malformed``."""
+    try:
+        job = _plain.decode(raw)
+    except (ValueError, RecursionError):
+        return _any_message(raw)
+    body, at = bytes(job.args), job.enqueued_at or job.created_at
+    if body[:1] != b"[" or not job.jid:
+        return _any_message(raw)
+    headers = JobHeaders(raw)
+    if job.retry is not True:
+        headers["retry"] = job.retry
+    if not isinstance(at, float) and at >= _MILLISECONDS:
+        at /= 1000
+    return Message(id=job.jid, type=job.type, body=body, enqueued_at=at or None, headers=headers)
+
+
+def _any_message(raw: bytes) -> Message:
     fields = parse(raw)
     try:
         return _message(fields, raw)
@@ -91,15 +123,14 @@ def message_of(raw: bytes) -> Message:
 def _message(fields: Fields, raw: bytes) -> Message:
     get = fields.get
     count, jid, key = get("retry_count"), get("jid"), get("key")
-    plain = fields.keys() <= _PLAIN and get("retry", _TRUE) == _TRUE
     return Message(
         id=jid_of(jid, raw),
         type=_text.decode(fields["class"]),
-        body=bytes(fields["args"]) if plain or OURS not in fields else _body(fields),
+        body=bytes(fields["args"]) if OURS not in fields else _body(fields),
         key=None if key is None else _text.decode(key),
         attempt=0 if count is None else _integer.decode(count) + 1,
         enqueued_at=seconds(get("enqueued_at") or get("created_at")),
-        headers=JobHeaders(raw) if plain else _headers(fields, raw),
+        headers=_headers(fields, raw),
     )
 
 
@@ -174,33 +205,33 @@ def new_jid() -> str:
 
 def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, enqueued: bool) -> tuple[str, bytes]:
     """The jid and the text of the job for a message. Raises ``EncodeError``."""
-    headers, mine, key = message.headers, dict[str, Any](), message.key
+    headers, mine, at = message.headers, dict[str, Any](), message.enqueued_at
     try:
         args = _args(message.body, mine)
-        jid = message.id or new_jid()
-        options, created = b"", stamp(now, timestamps)
-        retry = b"true"
+        jid = message.id or (headers and headers.get("jid")) or new_jid()
+        created = stamp(now, timestamps)
+        retry, options = b"true", b""
         if headers:
-            jid = headers.get("jid") or jid
             retry = ruby_json.dumps(headers.get("retry", True))
             if "created_at" in headers:
                 created = ruby_json.dumps(headers["created_at"])
             options = _options(headers, mine)
-        if key is not None:
-            options += b'"key":%b,' % ruby_json.dumps(key)
+        if message.key is not None:
+            options += b'"key":%b,' % ruby_json.dumps(message.key)
         if mine:
             options += b'"penstock":%b,' % ruby_json.dumps(mine)
         if message.attempt:
             options += b'"retry_count":%d,' % (message.attempt - 1)
-        at = message.enqueued_at
-        since = b',"enqueued_at":' + stamp(now if at is None else at, timestamps) if enqueued else b""
-        return jid, b'{"retry":%b,"queue":%b,%b"args":%b,"class":%b,"jid":%b,"created_at":%b%b}' % (
+        since = b""
+        if enqueued:
+            since = b',"enqueued_at":%b' % (created if at is None or at == now else stamp(at, timestamps))
+        return jid, b'{"retry":%b,"queue":%b,%b"args":%b,"class":%b,"jid":"%b","created_at":%b%b}' % (
             retry,
-            ruby_json.dumps(queue),
+            _name(queue),
             options,
             args,
-            ruby_json.dumps(message.type),
-            ruby_json.dumps(jid),
+            _name(message.type),
+            jid.encode() if _HARMLESS(jid) else ruby_json.dumps(jid)[1:-1],
             created,
             since,
         )
@@ -208,16 +239,19 @@ def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, 
         raise EncodeError(f"the message of type {message.type!a} cannot be written as a job: {error}") from error
 
 
+@lru_cache(maxsize=1024)
+def _name(text: str) -> bytes:
+    """A class or a queue: there are few, and they come again and again."""
+    return ruby_json.dumps(text)
+
+
 def _args(body: bytes, mine: dict[str, Any]) -> bytes:
     """The text of ``args``, and in ``mine`` how to make the body of it again."""
     try:
         if not body.isascii():
             body.decode()
-        json = bytes(_raw.decode(body))
+        _raw.decode(body)
     except (ValueError, RecursionError):
-        mine["body"] = "base64"
-        return b'["%b"]' % base64.b64encode(body)
-    if json != body:
         mine["body"] = "base64"
         return b'["%b"]' % base64.b64encode(body)
     if body[:1] == b"[":
