@@ -1,5 +1,6 @@
 """Sidekiq's model on any broker: client, middleware chains, context, and the data of
-Sidekiq's own schema. See ``penstock.job`` for jobs themselves."""
+Sidekiq's own schema. See ``penstock.job`` for jobs themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from .chain import Chain as Chain
     from .client import Client as Client
     from .context import Context as Context
+    from .data.blocking import BlockingData as BlockingData
     from .data.data import Data as Data
     from .data.iterable_query import IterableJobQuery as IterableJobQuery
     from .data.iterable_query import IterableState as IterableState
@@ -35,6 +37,7 @@ _HOMES = {
     "chain": "Chain",
     "client": "Client",
     "context": "Context",
+    "data.blocking": "BlockingData",
     "data.data": "Data",
     "data.iterable_query": "IterableJobQuery IterableState",
     "data.job_record": "JobRecord",
@@ -50,6 +53,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "BlockingData",
     "Chain",
     "Client",
     "Context",
