@@ -16,7 +16,7 @@ import pytest
 
 from penstock.brokers.sidekiq import SidekiqBroker, SidekiqOptions
 from penstock.errors import DecodeError
-from penstock.sidekiq import Data, DeadSet, JobRecord, JobSet, Queue, RetrySet, ScheduledSet
+from penstock.sidekiq import BlockingData, Data, DeadSet, JobRecord, JobSet, Queue, RetrySet, ScheduledSet
 
 FOLDER = Path(__file__).parents[1] / "data"
 VECTORS = {
@@ -664,3 +664,18 @@ async def test_the_data_of_a_broker_are_where_the_broker_works(redis_url: str):
         assert 0 == await RetrySet(data).size()
     finally:
         await broker.close()
+
+
+def test_code_without_a_loop_has_the_same_data(redis_url: str):
+    broker = SidekiqBroker.from_url(f"sidekiq+{redis_url}", timestamps="float")
+    data = BlockingData(broker)
+    for number in (1, 2):
+        entry = data.call(lambda own, n=number: RetrySet(own).schedule(n, JobRecord(own, job(n))))
+        assert entry
+
+    (last, first) = data.list(RetrySet)
+    assert data.call(lambda _: first.delete())
+    assert 1 == data.call(lambda own: RetrySet(own).retry_all())
+
+    (pushed,) = data.list(lambda own: Queue(own, "low"))
+    assert (last.jid, float) == (pushed.jid, type(pushed["enqueued_at"]))

@@ -1,136 +1,132 @@
-"""``penstock monitor``: a Sidekiq database at a glance, in the words and columns of ``sidekiqmon``."""
+"""``penstock monitor``: Sidekiq's numbers, processes and queues, line for line as ``sidekiqmon`` prints them."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import Settings, mask_url
+from ..errors import ConfigurationError
+from ..sidekiq.data.data import Data
+from ..sidekiq.data.process_set import Process, ProcessSet
+from ..sidekiq.data.stats import Stats
 from ..version import __version__
-from .options import as_json
-from .terminal import say_json
-
-if TYPE_CHECKING:
-    from ..sidekiq.data.data import Data
-    from ..sidekiq.data.process_set import Process
-    from ..sidekiq.data.stats import QueueSummary, Stats
+from .options import with_settings
+from .terminal import printable
 
 SECTIONS = ("all", "version", "overview", "processes", "queues")
-WIDTH, PAD, COLUMN_PAD = 80, 11, 2
-OVERVIEW = (
-    ("Processed", "processed"),
-    ("Failed", "failed"),
-    ("Busy", "workers_size"),
-    ("Enqueued", "enqueued"),
-    ("Retries", "retry_size"),
-    ("Scheduled", "scheduled_size"),
-    ("Dead", "dead_size"),
-)
+SCHEME = "sidekiq+"
+WIDTH, INDENT, GAP = 80, 11, 2
 
 
 @click.command()
-@click.argument("section", default="all", metavar="[all|version|overview|processes|queues]")
-@click.option(
-    "--broker", "url", metavar="URL", help="Where the jobs are. Default: REDIS_PROVIDER, REDIS_URL, localhost."
-)
-@as_json
-def monitor(section: str, url: str | None, as_json: bool) -> None:
-    """Numbers, processes and queues of a Sidekiq database."""
+@click.argument("section", default="all")
+@with_settings("broker")
+def monitor(settings: Settings, section: str) -> None:
+    """What a Sidekiq database holds, and who works on it.
+
+    SECTION: all, version, overview, processes or queues (all).
+    """
+    url = settings.required_broker()
+    if not url.startswith(SCHEME):
+        raise ConfigurationError(
+            f"monitor reads Sidekiq's keys: expected sidekiq+redis://host:port, got {mask_url(url)}; for other brokers"
+            " there is penstock stats"
+        )
     if section not in SECTIONS:
-        raise click.UsageError(f"I don't know how to check the status of {section!r}! Try one of {', '.join(SECTIONS)}")
-    asyncio.run(_show(section, url, as_json=as_json))
+        click.echo(f"I don't know how to check the status of '{printable(section)}'!")
+        click.echo(f"Try one of these: {', '.join(SECTIONS)}")
+        return
+    for line in asyncio.run(_lines(url, section)):
+        click.echo(printable(line))
 
 
-async def _show(section: str, url: str | None, *, as_json: bool) -> None:
-    from ..sidekiq.config import Config
-    from ..sidekiq.data.data import Data
-
-    config = Config()
-    config.url = url
-    async with Data.from_url(config.broker_url) as data:
-        if as_json:
-            say_json(await _facts(data))
-            return
-        parts: dict[str, Callable[[Data], Awaitable[list[str]]]] = {
-            "version": _version,
-            "overview": _overview,
-            "processes": _processes,
-            "queues": _queues,
-        }
-        chosen = parts.values() if section == "all" else [parts[section]]
-        click.echo("\n\n".join(["\n".join(await part(data)) for part in chosen]))
+async def _lines(url: str, section: str) -> list[str]:
+    async with Data.from_url(url) as data:
+        wanted = SECTIONS[1:] if section == "all" else (section,)
+        parts = [await _PARTS[name](data) for name in wanted]
+    return [line for number, part in enumerate(parts) for line in ([""] if number else []) + part]
 
 
-async def _facts(data: Data) -> dict[str, Any]:
-    from ..sidekiq.data.process_set import ProcessSet
-    from ..sidekiq.data.stats import Stats
+async def version(_: Data) -> list[str]:
+    return [f"penstock {__version__}", datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")]
 
-    stats = await Stats.of(data)
-    return {
-        "version": __version__,
-        "at": data.clock.time(),
-        "overview": {name: getattr(stats, name) for _, name in OVERVIEW},
-        "processes": [dict(process.item) async for process in ProcessSet(data)],
-        "queues": await Stats.queue_summaries(data),
+
+async def overview(data: Data) -> list[str]:
+    stats = await Stats.load(data)
+    numbers = {
+        "Processed": stats.processed,
+        "Failed": stats.failed,
+        "Busy": stats.workers_size,
+        "Enqueued": stats.enqueued,
+        "Retries": stats.retry_size,
+        "Scheduled": stats.scheduled_size,
+        "Dead": stats.dead_size,
     }
+    return ["---- Overview ----", *(f"{name:>11}: {number:,}" for name, number in numbers.items())]
 
 
-async def _version(data: Data) -> list[str]:
-    now = datetime.fromtimestamp(data.clock.time(), UTC)
-    return [f"penstock {__version__}", f"{now:%Y-%m-%d %H:%M:%S} UTC"]
-
-
-async def _overview(data: Data) -> list[str]:
-    from ..sidekiq.data.stats import Stats
-
-    stats: Stats = await Stats.of(data)
-    return ["---- Overview ----", *(f"{label:>11}: {getattr(stats, name):,}" for label, name in OVERVIEW)]
-
-
-async def _processes(data: Data) -> list[str]:
-    from ..sidekiq.data.process_set import ProcessSet
-
+async def processes(data: Data) -> list[str]:
     found = [process async for process in ProcessSet(data)]
-    told = ["\n".join(_process(process, data.clock.time())) for process in found]
-    return [f"---- Processes ({len(found)}) ----", *"\n\n".join(told).splitlines()]
-
-
-def _process(process: Process, now: float) -> list[str]:
-    tags = [process.tag, *process.labels, "quiet" if process.stopping else ""]
-    shown = " ".join(f"[{tag}]" for tag in tags if tag)
-    started = f"{process.started_at.astimezone():%Y-%m-%d %H:%M:%S %z}"
-    lines = [
-        f"{process.identity} {shown}".rstrip(),
-        f"  Started: {started} ({_ago(now - process.started_at.timestamp())})",
-        f"  Threads: {process.concurrency} ({process.busy} busy)",
-        f"   Queues: {_wrapped(_queue_names(process))}",
-    ]
-    if process.version != f"penstock {__version__}":
-        lines.append(f"  Version: {process.version or 'Unknown'}")
+    lines = [f"---- Processes ({len(found)}) ----"]
+    for number, process in enumerate(found):
+        lines += ([""] if number else []) + described(process, time.time())
     return lines
 
 
-def _queue_names(process: Process) -> list[str]:
-    """Those of each capsule together."""
-    if not process.capsules:
-        return sorted(process.queues)
-    return ["; ".join(", ".join(capsule["weights"]) for capsule in process.capsules.values())]
+async def queues(data: Data) -> list[str]:
+    summaries = (await Stats.load(data)).queue_summaries
+    found = sorted((queue.name, str(queue.size), f"{queue.latency:.2f}") for queue in summaries)
+    rows = [("NAME", "SIZE", "LATENCY"), *found]
+    name, size, latency = (max(map(len, column)) + GAP for column in zip(*rows, strict=True))
+    return [
+        f"---- Queues ({len(found)}) ----",
+        *(f"{row[0].ljust(name)}{row[1].rjust(size)}{row[2].rjust(latency)}" for row in rows),
+    ]
 
 
-def _wrapped(values: Sequence[str]) -> str:
+_PARTS: dict[str, Callable[[Data], Awaitable[list[str]]]] = {
+    "version": version,
+    "overview": overview,
+    "processes": processes,
+    "queues": queues,
+}
+
+
+def described(process: Process, now: float) -> list[str]:
+    """The lines about one process."""
+    tags = [tag for tag in (process.tag, *process.labels, "quiet" if process.stopping else "") if tag]
+    started = process.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    capsules = [", ".join(each.get("weights") or ()) for each in process.capsules.values()]
+    capsules = (
+        capsules or [", ".join(each) for each in process.info.get("weights") or ()] or [", ".join(process.queues)]
+    )
+    lines = [
+        f"{process.identity} {''.join(f'[{tag}] ' for tag in tags)}".rstrip(),
+        f"  Started: {started} ({ago(now - process.started_at.timestamp())})",
+        f"  Threads: {process.concurrency} ({process.busy} busy)",
+        *f"   Queues: {wrapped(capsules)}".split("\n"),
+    ]
+    return lines if process.version == __version__ else [*lines, f"  Version: {process.version or 'Unknown'}"]
+
+
+def wrapped(values: Sequence[str]) -> str:
+    """Values in a row, in as many lines as they need."""
     lines, line = list[str](), ""
     for value in values:
-        if len(line) + len(value) > WIDTH - PAD:
+        if len(line) + len(value) > WIDTH - INDENT:
             lines.append(line)
-            line = " " * PAD
-        line += f"{value}, "
+            line = " " * INDENT
+        line += f"{value}; "
     return "\n".join([*lines, line[:-2]])
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
+    """A time span in words."""
     if seconds < 60:
         return "just now"
     if seconds < 120:
@@ -138,13 +134,3 @@ def _ago(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} minutes ago"
     return "an hour ago" if seconds < 7200 else f"{int(seconds // 3600)} hours ago"
-
-
-async def _queues(data: Data) -> list[str]:
-    from ..sidekiq.data.stats import Stats
-
-    found: list[QueueSummary] = await Stats.queue_summaries(data)
-    rows = [("NAME", "SIZE", "LATENCY"), *((each.name, str(each.size), f"{each.latency:.2f}") for each in found)]
-    name, size, latency = (max(len(row[n]) for row in rows) + COLUMN_PAD for n in range(3))
-    lines = [f"{row[0]:<{name}}{row[1]:>{size}}{row[2]:>{latency}}" for row in rows]
-    return [f"---- Queues ({len(found)}) ----", *lines]

@@ -30,6 +30,7 @@ COMMANDS = {
     "pause": "pause:pause",
     "resume": "pause:resume",
     "doctor": "doctor:doctor",
+    "monitor": "monitor:monitor",
     "bench": "bench:bench",
 }
 

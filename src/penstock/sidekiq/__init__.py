@@ -1,4 +1,7 @@
-"""Sidekiq's model on any broker: client, middleware chains, and what runs jobs. See ``penstock.job`` for jobs themselves."""
+"""Sidekiq's model on any broker: client, middleware chains, what runs jobs; and the data of Sidekiq's own schema.
+
+See ``penstock.job`` for jobs themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ if TYPE_CHECKING:
     from .client import Client as Client
     from .config import Config as Config
     from .context import Context as Context
+    from .data.blocking import BlockingData as BlockingData
     from .data.data import Data as Data
-    from .data.iterations import IterableJobQuery as IterableJobQuery
+    from .data.iterable_query import IterableJobQuery as IterableJobQuery
+    from .data.iterable_query import IterableState as IterableState
     from .data.job_record import JobRecord as JobRecord
     from .data.job_set import DeadSet as DeadSet
     from .data.job_set import JobSet as JobSet
@@ -53,8 +58,17 @@ _HOMES = {
     "client": "Client",
     "config": "Config",
     "context": "Context",
-    "runner": "Runner",
-    "setup": "configuration configure_client configure_server",
+    "data.blocking": "BlockingData",
+    "data.data": "Data",
+    "data.iterable_query": "IterableJobQuery IterableState",
+    "data.job_record": "JobRecord",
+    "data.job_set": "DeadSet JobSet RetrySet ScheduledSet",
+    "data.process_set": "Process ProcessSet",
+    "data.profile_set": "ProfileRecord ProfileSet",
+    "data.queue": "Queue",
+    "data.sorted_entry": "SortedEntry",
+    "data.stats": "History QueueSummary Stats",
+    "data.work_set": "Work WorkSet",
     "formatters": "JSON Plain Pretty WithoutTimestamp",
     "handlers": "Handlers",
     "iteration_store": "RedisIterations",
@@ -64,22 +78,15 @@ _HOMES = {
     "metrics_query": "MetricsQuery",
     "processor": "Processor ProcessorOptions",
     "profiler": "Profiler",
+    "runner": "Runner",
+    "setup": "configuration configure_client configure_server",
     "transactions": "TransactionClient",
-    "data.data": "Data",
-    "data.iterations": "IterableJobQuery",
-    "data.job_record": "JobRecord",
-    "data.job_set": "DeadSet JobSet RetrySet ScheduledSet",
-    "data.process_set": "Process ProcessSet",
-    "data.profile_set": "ProfileRecord ProfileSet",
-    "data.queue": "Queue",
-    "data.sorted_entry": "SortedEntry",
-    "data.stats": "History QueueSummary Stats",
-    "data.work_set": "Work WorkSet",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "JSON",
+    "BlockingData",
     "Chain",
     "Client",
     "Config",
@@ -89,6 +96,7 @@ __all__ = [
     "Handlers",
     "History",
     "IterableJobQuery",
+    "IterableState",
     "JobLogger",
     "JobRecord",
     "JobSet",

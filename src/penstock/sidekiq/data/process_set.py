@@ -1,170 +1,157 @@
-"""The processes that run jobs, Ruby's and ours: what they are, and asking them to stop."""
+"""The processes that work on this database, ours and Ruby's, as their last heartbeats tell."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-import msgspec
-
 from ...brokers.sidekiq import keys
+from ...clients.redis import Command
 from ...errors import UnsupportedFeature
 from .data import Data
 
-SIGNALS_KEPT: Final = 60  # seconds until a process that does not answer is asked no more
-FIELDS: Final = ("info", "concurrency", "busy", "beat", "quiet", "rss", "rtt_us")
+LEADER: Final = "dear-leader"
+CLEANUP, CLEANUP_EVERY = "process_cleanup", 60
+SIGNAL_KEPT = 60  # seconds: a process that does not beat by then is gone
+_FACTS: Final = ("info", "busy", "beat", "quiet", "rss", "rtt_us", "concurrency")
 
 
-@dataclass(frozen=True, slots=True)
 class Process:
-    """One process, as of its last heartbeat. ``item``: everything that it says of itself, under Sidekiq's names."""
+    """One process at its last heartbeat. What else its heartbeat says is in ``info``."""
 
-    data: Data
-    identity: str
-    item: Mapping[str, Any]
+    def __init__(self, data: Data, identity: str, facts: Sequence[bytes | None]) -> None:
+        info, busy, beat, quiet, rss, rtt, concurrency = facts
+        self._data, self.identity = data, identity
+        self.info: dict[str, Any] = _info(info)
+        self.busy, self.rss, self.rtt_us = int(busy or 0), int(rss or 0), int(rtt or 0)
+        self.beat_at = float(beat or 0)
+        self.stopping = quiet == b"true"
+        self.concurrency = int(concurrency or self.info.get("concurrency") or 0)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.identity} busy={self.busy}/{self.concurrency}>"
 
     def __getitem__(self, name: str) -> Any:
-        return self.item.get(name)
+        """A fact of the heartbeat's ``info``, or ``None``."""
+        return self.info.get(name)
 
     @property
     def tag(self) -> str:
-        return str(self.item.get("tag") or "")
+        return str(self.info.get("tag") or "")
 
     @property
     def labels(self) -> list[str]:
-        return _texts(self.item.get("labels"))
-
-    @property
-    def queues(self) -> list[str]:
-        """Those of all capsules."""
-        weights = [each for capsule in self.capsules.values() for each in capsule["weights"]]
-        return list(dict.fromkeys(weights)) or _texts(self.item.get("queues"))
-
-    @property
-    def capsules(self) -> dict[str, dict[str, Any]]:
-        """By name, with ``concurrency``, ``mode`` and ``weights``; of processes before Sidekiq 8.0.9 none."""
-        value: Any = self.item.get("capsules")
-        return cast("dict[str, dict[str, Any]]", value) if isinstance(value, dict) else {}
-
-    @property
-    def weights(self) -> list[dict[str, int]]:
-        """Of each capsule."""
-        return [dict(each["weights"]) for each in self.capsules.values()] or list(self.item.get("weights") or [])
-
-    @property
-    def version(self) -> str:
-        return str(self.item.get("version") or "")
-
-    @property
-    def embedded(self) -> bool:
-        """Whether it lives in another program, which alone may stop it."""
-        return bool(self.item.get("embedded"))
-
-    @property
-    def concurrency(self) -> int:
-        return int(self.item.get("concurrency") or 0)
-
-    @property
-    def busy(self) -> int:
-        return int(self.item.get("busy") or 0)
-
-    @property
-    def rss(self) -> int:
-        """Memory, in KiB."""
-        return int(self.item.get("rss") or 0)
+        return [str(label) for label in self.info.get("labels") or ()]
 
     @property
     def started_at(self) -> datetime:
-        return datetime.fromtimestamp(float(self.item.get("started_at") or 0.0), UTC)
+        return datetime.fromtimestamp(float(self.info.get("started_at") or 0), UTC)
 
     @property
-    def stopping(self) -> bool:
-        """Whether it takes no more jobs."""
-        return self.item.get("quiet") == "true"
+    def capsules(self) -> dict[str, Any]:
+        """By name: concurrency, mode, and weights by queue. From 8.0.9 on."""
+        return self.info.get("capsules") or {}
+
+    @property
+    def weights(self) -> list[dict[str, int]]:
+        """For each capsule its queues and their weights. From 7.0.2 on; before that of 8.0.9 at least."""
+        return self.info.get("weights") or [dict(each.get("weights") or {}) for each in self.capsules.values()]
+
+    @property
+    def queues(self) -> list[str]:
+        names = [queue for each in self.capsules.values() for queue in each.get("weights") or ()]
+        return list(dict.fromkeys(names or self.info.get("queues") or ()))
+
+    @property
+    def version(self) -> str | None:
+        """Of Sidekiq, or whatever runs there."""
+        return self.info.get("version")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it runs inside another program, which alone may stop it."""
+        return bool(self.info.get("embedded"))
 
     async def leader(self) -> bool:
-        """Whether it leads."""
-        return await ProcessSet(self.data).leader() == self.identity
+        """Whether it is the leader of all processes."""
+        return bool(await self._data.client.call("GET", LEADER) == self.identity.encode())
 
     async def quiet(self) -> None:
-        """Ask it to take no more jobs. Raises ``UnsupportedFeature`` for an embedded one."""
-        await self._signal("TSTP")
+        """Have it take no more jobs. Raises ``UnsupportedFeature`` if it is embedded."""
+        await self._signal("TSTP", "quieted")
 
     async def stop(self) -> None:
-        """Ask it to end. Raises ``UnsupportedFeature`` for an embedded one."""
-        await self._signal("TERM")
+        """Have it finish its jobs and end. Raises ``UnsupportedFeature`` if it is embedded."""
+        await self._signal("TERM", "stopped")
 
     async def dump_threads(self) -> None:
-        """Ask it to log what its threads do."""
+        """Have it log what its threads are doing."""
         await self._signal("TTIN")
 
-    async def _signal(self, name: str) -> None:
-        if self.embedded and name != "TTIN":
-            raise UnsupportedFeature(f"{self.identity} is embedded in another program: stop it there")
+    async def _signal(self, name: str, done: str = "") -> None:
+        if done and self.embedded:
+            raise UnsupportedFeature(f"{self.identity} is embedded and cannot be {done} from here; its program can")
         key = keys.signals(self.identity)
-        await self.data.many([("MULTI",), ("LPUSH", key, name), ("EXPIRE", key, SIGNALS_KEPT), ("EXEC",)])
+        await self._data.many([("MULTI",), ("LPUSH", key, name), ("EXPIRE", key, SIGNAL_KEPT), ("EXEC",)])
 
 
 class ProcessSet:
-    """All of them. ``async for`` shows those that are alive, by identity."""
+    """All processes. ``async for`` shows them by name; the first time it removes those that have died, if ``clean``."""
 
-    def __init__(self, data: Data) -> None:
-        self._data = data
+    def __init__(self, data: Data, *, clean: bool = True) -> None:
+        self._data, self._clean = data, clean
+
+    async def size(self) -> int:
+        """How many there are by the list, which is cleaned once a minute."""
+        return int(await self._data.client.call("SCARD", keys.PROCESSES))
 
     def __aiter__(self) -> AsyncIterator[Process]:
         return self.each()
 
     async def each(self) -> AsyncIterator[Process]:
-        """Those that are alive."""
+        """Those alive."""
+        if self._clean:
+            self._clean = False
+            await self.cleanup()
         names = await self._data.members(keys.PROCESSES)
-        replies = await self._data.many([("HMGET", name, *FIELDS) for name in names])
-        for name, reply in zip(names, replies, strict=True):
-            process = self._process(name, reply)
-            if process is not None:
-                yield process
+        found = await self._data.many([("HMGET", name, *_FACTS) for name in names])
+        for name, facts in zip(names, found, strict=True):
+            if facts[0] is not None:
+                yield Process(self._data, name, facts)
 
-    async def get(self, identity: str) -> Process | None:
-        """The one with this identity, if it is alive."""
-        member, reply = await self._data.many([("SISMEMBER", keys.PROCESSES, identity), ("HMGET", identity, *FIELDS)])
-        return self._process(identity, reply) if member else None
-
-    async def size(self) -> int:
-        """How many there are by the last cleanup: dead ones among them for up to a minute."""
-        return int(await self._data.client.call("SCARD", keys.PROCESSES))
+    async def find(self, identity: str) -> Process | None:
+        """One of them, if it lives."""
+        known, facts = await self._data.many([("SISMEMBER", keys.PROCESSES, identity), ("HMGET", identity, *_FACTS)])
+        return Process(self._data, identity, facts) if known and facts[0] is not None else None
 
     async def cleanup(self) -> int:
-        """Take the dead from the list, at most once a minute for all who ask; how many."""
-        if await self._data.client.call("SET", "process_cleanup", "1", "NX", "EX", 60) is None:
+        """Remove from the list whoever has not told of itself for a minute; how many. Once a minute, whoever asks."""
+        if not await self._data.client.call("SET", CLEANUP, "1", "NX", "EX", CLEANUP_EVERY):
             return 0
         names = await self._data.members(keys.PROCESSES)
-        alive = await self._data.many([("HEXISTS", name, "info") for name in names])
-        dead = [name for name, lives in zip(names, alive, strict=True) if not lives]
-        if dead:
-            await self._data.client.call("SREM", keys.PROCESSES, *dead)
-        return len(dead)
+        commands: list[Command] = [("HGET", name, "info") for name in names]
+        beats = await self._data.many(commands)
+        gone = [name for name, info in zip(names, beats, strict=True) if info is None]
+        return int(await self._data.client.call("SREM", keys.PROCESSES, *gone)) if gone else 0
+
+    async def total_concurrency(self) -> int:
+        """How many jobs may be at work at once, in all."""
+        return sum([process.concurrency async for process in self])
+
+    async def total_rss(self) -> int:
+        """Their resident memory, in KiB."""
+        return sum([process.rss async for process in self])
 
     async def leader(self) -> str:
         """The identity of the leader, or an empty text."""
-        name = await self._data.client.call("GET", "dear-leader")
-        return "" if name is None else name.decode()
-
-    async def total_concurrency(self) -> int:
-        return sum([each.concurrency async for each in self])
-
-    async def total_rss(self) -> int:
-        """Memory of all of them, in KiB."""
-        return sum([each.rss async for each in self])
-
-    def _process(self, name: str, reply: Sequence[bytes | None]) -> Process | None:
-        facts = dict(zip(FIELDS, reply, strict=True))
-        if facts["info"] is None:
-            return None
-        item: dict[str, Any] = msgspec.json.decode(facts["info"])
-        item |= {key: value.decode() for key, value in facts.items() if value is not None and key != "info"}
-        return Process(self._data, name, item)
+        return str((await self._data.client.call("GET", LEADER) or b"").decode())
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(each) for each in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+def _info(text: bytes | None) -> dict[str, Any]:
+    try:
+        info: Any = json.loads(text or b"{}")
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", info) if isinstance(info, dict) else {}

@@ -1,85 +1,58 @@
-"""Profiles of jobs, as the Profiles page lists them."""
+"""Profiles of jobs that were run under a profiler, kept for a day."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from .data import Data
 
-FIELDS: Final = ("started_at", "jid", "type", "token", "size", "elapsed", "sid")
+PROFILES: Final = "profiles"
+_FACTS: Final = ("started_at", "jid", "type", "token", "size", "elapsed")
 
 
-@dataclass(frozen=True, slots=True)
 class ProfileRecord:
-    """One profile. ``size``: bytes of it, compressed; ``elapsed``: seconds that the job ran; ``sid``: where it was sent."""
+    """What is known of one profile, and where it is. ``size`` in bytes, ``elapsed`` in seconds."""
 
-    data: Data
-    key: str
-    fields: Mapping[str, str]
+    def __init__(self, data: Data, key: str, facts: list[bytes]) -> None:
+        started, jid, kind, token, size, elapsed = (fact.decode() for fact in facts)
+        self._data, self.key = data, key
+        self.started_at = datetime.fromtimestamp(float(started), UTC)
+        self.jid, self.type, self.token = jid, kind, token
+        self.size, self.elapsed = int(size), float(elapsed)
 
-    @property
-    def started_at(self) -> datetime:
-        return datetime.fromtimestamp(int(self.fields["started_at"]), UTC)
+    def __repr__(self) -> str:
+        return f"<ProfileRecord {self.key} {self.type} {self.elapsed} s>"
 
-    @property
-    def jid(self) -> str:
-        return self.fields["jid"]
-
-    @property
-    def type(self) -> str:
-        """The class of the job."""
-        return self.fields["type"]
-
-    @property
-    def token(self) -> str:
-        return self.fields["token"]
-
-    @property
-    def size(self) -> int:
-        return int(self.fields["size"])
-
-    @property
-    def elapsed(self) -> float:
-        return float(self.fields["elapsed"])
-
-    @property
-    def sid(self) -> str | None:
-        return self.fields.get("sid")
-
-    async def content(self) -> bytes:
-        """The profile itself: gzip of Firefox's format."""
-        return await self.data.client.call("HGET", self.key, "data") or b""
+    async def data(self) -> bytes | None:
+        """The profile itself, for the Firefox Profiler: JSON, compressed by gzip. ``None`` if it has expired."""
+        profile: bytes | None = await self._data.client.call("HGET", self.key, "data")
+        return profile
 
 
 class ProfileSet:
-    """All of them. ``async for`` shows those that are kept, the latest first."""
+    """All profiles. ``async for`` shows them, the newest first."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
 
     async def size(self) -> int:
-        return int(await self._data.client.call("ZCOUNT", "profiles", self._data.clock.time(), "+inf"))
+        """How many there are; what has expired is removed from the list."""
+        _, count = await self._data.many(
+            [("ZREMRANGEBYSCORE", PROFILES, "-inf", repr(self._data.clock.time())), ("ZCARD", PROFILES)]
+        )
+        return int(count)
 
     def __aiter__(self) -> AsyncIterator[ProfileRecord]:
         return self.each()
 
     async def each(self) -> AsyncIterator[ProfileRecord]:
-        """Those that are kept; of one that has just gone, nothing."""
-        now = self._data.clock.time()
-        _, names = await self._data.many(
-            [("ZREMRANGEBYSCORE", "profiles", "-inf", now), ("ZRANGE", "profiles", "+inf", 0, "BYSCORE", "REV")]
+        """Every one that has not expired. One that is listed and gone is left out."""
+        names = await self._data.client.call(
+            "ZRANGE", PROFILES, "+inf", f"({self._data.clock.time()!r}", "BYSCORE", "REV"
         )
-        keys = [name.decode() for name in names]
-        replies = await self._data.many([("HMGET", key, *FIELDS) for key in keys])
-        for key, reply in zip(keys, replies, strict=True):
-            record = _record(self._data, key, reply)
-            if record is not None:
-                yield record
-
-
-def _record(data: Data, key: str, reply: Sequence[bytes | None]) -> ProfileRecord | None:
-    fields = {name: value.decode() for name, value in zip(FIELDS, reply, strict=True) if value is not None}
-    return None if "started_at" not in fields else ProfileRecord(data, key, fields)
+        found: list[list[Any]] = await self._data.many([("HMGET", name, *_FACTS) for name in names])
+        for name, facts in zip(names, found, strict=True):
+            if None not in facts:
+                yield ProfileRecord(self._data, name.decode(), facts)

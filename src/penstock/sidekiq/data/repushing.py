@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 from msgspec import Raw
 
@@ -28,7 +26,7 @@ async def repushed(data: Data, raw: bytes, *, uncounted: bool = False) -> tuple[
     if uncounted and "retry_count" in fields:
         fields["retry_count"] = _one_less(fields["retry_count"])
     if data.repush is not None:
-        payload = await data.repush({name: json.loads(bytes(each)) for name, each in fields.items()})
+        payload = await data.repush({name: ruby_json.loads(bytes(each)) for name, each in fields.items()})
         if payload is None:
             return ("v",)
         fields = {name: Raw(ruby_json.dumps(each)) for name, each in payload.items()}
