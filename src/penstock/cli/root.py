@@ -30,7 +30,6 @@ COMMANDS = {
     "pause": "pause:pause",
     "resume": "pause:resume",
     "doctor": "doctor:doctor",
-    "monitor": "monitor:monitor",
     "bench": "bench:bench",
 }
 

@@ -20,6 +20,7 @@ from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import InvalidURL
 from ...message import Delivery
 from . import publishing, scheduling
+from .failing import Cleaner, Failing
 from .holdings import Holdings, by_holdings, extend
 from .inspection import SidekiqInspection
 from .options import Receipt, SidekiqOptions, new_identity
@@ -27,7 +28,6 @@ from .scheduling import Repush
 from .scripts import LEAVE, SETTLE
 from .settling import outcome_args
 from .taking import Reader, give_back
-from .wire import Cleaner, Failing
 
 MAX_BATCH = 1000
 PREFIX = "sidekiq+"

@@ -10,9 +10,10 @@ from ...broker import Settlement
 from ...clients.redis import Arg
 from ...outcome import DISCARDED, DeadLetter, Release, Retry
 from . import ruby_json
+from .failing import Failing
 from .holdings import Holdings
 from .options import Receipt
-from .wire import OURS, Failing, Malformed, ours, parse, put_off, write
+from .wire import OURS, Malformed, ours, parse, put_off, write
 
 
 def outcome_args(holdings: Holdings, item: Settlement[Receipt], failing: Failing, now: float) -> list[Arg]:

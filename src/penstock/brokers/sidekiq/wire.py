@@ -13,11 +13,9 @@ import hashlib
 import logging
 import os
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
-from traceback import extract_tb
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
@@ -31,7 +29,6 @@ logger = logging.getLogger("penstock")
 
 Fields: TypeAlias = dict[str, Raw]
 Timestamps: TypeAlias = Literal["ms", "float"]
-Cleaner: TypeAlias = Callable[[list[str]], list[str]]
 
 OURS: Final = "penstock"
 SINCE: Final = "since"  # of ours: when a job that was put off was put in its queue, in seconds
@@ -40,7 +37,6 @@ ERRORS: Final = ("error_message", "error_class", "failed_at", "retried_at", "err
 _FRAMING: Final = frozenset(
     {"queue", "class", "args", "jid", "created_at", "enqueued_at", "retry_count", "key", OURS, COPY, *ERRORS}
 )
-_MESSAGE_MAX = 10_000
 _HARMLESS = re.compile(r"[\w:.-]+", re.ASCII).fullmatch  # needs no escaping
 _NO_TIME = 1e18
 _MILLISECONDS = 1e11  # an integer from here on is milliseconds; in seconds it would be the year 5138
@@ -154,17 +150,17 @@ def _message(fields: Fields, raw: bytes) -> Message:
 
 def jid_of(jid: Raw | None, raw: bytes) -> str:
     """The id of a job; of one that has none, a digest of it."""
-    if text := _text_in(jid):
+    if text := text_in(jid):
         return text
     return hashlib.sha1(raw, usedforsecurity=False).hexdigest()[:24]
 
 
 def queue_of(fields: Fields) -> str | None:
     """The queue that a job names."""
-    return _text_in(fields.get("queue"))
+    return text_in(fields.get("queue"))
 
 
-def _text_in(value: Raw | None) -> str | None:
+def text_in(value: Raw | None) -> str | None:
     """A text that is not empty."""
     try:
         return None if value is None else _text.decode(value) or None
@@ -340,64 +336,3 @@ def renewed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
         changed[OURS] = ruby_json.dumps(kept)
     changed["enqueued_at"] = stamp(now, timestamps)
     return write(changed)
-
-
-# ------------------------------------------------------------------------------------------------------------ failures
-
-
-class Failing:
-    """Writes failures into jobs. ``cleaner`` is shown each backtrace that is to be kept."""
-
-    def __init__(self, timestamps: Timestamps, cleaner: Cleaner | None = None) -> None:
-        self.timestamps: Timestamps = timestamps
-        self.cleaner = cleaner
-
-    def failed(self, raw: bytes, queue: str, attempt: int, error: BaseException | None, now: float) -> bytes:
-        """The text of a job after an execution, its ``attempt`` earlier ones counted, that ended with ``error``."""
-        fields: dict[str, Raw | bytes] = dict(parse(raw))
-        mine = ours(cast("Fields", fields))
-        if mine.pop(SINCE, None) is not None:
-            fields[OURS] = ruby_json.dumps(mine)
-            if not mine:
-                del fields[OURS]
-        fields["queue"] = ruby_json.dumps(_text_in(cast("Raw | None", fields.get("retry_queue"))) or queue)
-        fields["error_message"] = ruby_json.dumps(message_text(error))
-        fields["error_class"] = ruby_json.dumps(type(error).__name__ if error is not None else "Failed")
-        first = "retry_count" not in fields
-        fields["failed_at" if first else "retried_at"] = stamp(now, self.timestamps)
-        fields["retry_count"] = b"%d" % attempt
-        wish: Any = _any.decode(bytes(fields["backtrace"])) if "backtrace" in fields else None
-        if wish and error is not None:
-            lines = self._lines(error)
-            if wish is not True:  # a number; Ruby takes anything else for none
-                lines = lines[: int(wish)] if isinstance(wish, int | float) else []
-            fields["error_backtrace"] = ruby_json.dumps(compressed(lines))
-        return write(fields)
-
-    def _lines(self, error: BaseException) -> list[str]:
-        lines = backtrace(error)
-        try:
-            return lines if self.cleaner is None else self.cleaner(lines)
-        except Exception:
-            logger.exception("the cleaner of backtraces failed; the backtrace is kept as it is")
-            return lines
-
-
-def message_text(error: BaseException | None) -> str:
-    """What an exception says, as a text that any reader can bear."""
-    try:
-        text = str(error) if error is not None else "the handler asked for it"
-    except Exception:  # noqa: BLE001 its own __str__ may raise anything
-        text = "!!! ERROR MESSAGE THREW AN ERROR !!!"
-    return text[:_MESSAGE_MAX].encode("utf-8", "replace").decode()
-
-
-def backtrace(error: BaseException) -> list[str]:
-    """The frames of an exception, innermost first, in Ruby's layout."""
-    frames = extract_tb(error.__traceback__)
-    return [f"{frame.filename}:{frame.lineno}:in `{frame.name}'" for frame in reversed(frames)]
-
-
-def compressed(lines: Sequence[str]) -> str:
-    """A backtrace as it stands in a job."""
-    return base64.b64encode(zlib.compress(ruby_json.dumps(list(lines)))).decode()
