@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from penstock import job_route
 from penstock.errors import ConfigurationError
 from penstock.job import Job
 from penstock.job_registry import Jobs
@@ -164,6 +165,13 @@ async def test_the_same_jobs_run_on_any_broker(desk: Desk):
     async with runner:
         await until(lambda: len(desk.ran) == 2)
     assert [(1,), (2,)] == sorted(desk.ran)
+
+
+async def test_while_it_runs_jobs_are_pushed_with_its_client(config: Config, desk: Desk):
+    before = job_route.installed()
+    async with Runner(config, jobs=desk.jobs) as runner:
+        assert runner.client is job_route.installed()
+    assert before is job_route.installed()
 
 
 async def test_two_classes_of_one_name_stop_a_worker_before_it_takes_a_job(config: Config, desk: Desk):

@@ -10,35 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any, Self
 
+from .. import job_route
 from ..broker import Broker
 from ..brokers.sidekiq import SidekiqBroker
-from ..brokers.sidekiq.processes import ProcessInfo, WorkEntry
 from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
 from ..iterable import Iterations, MemoryIterations
 from ..job import JOBS
 from ..job_registry import Jobs
+from ..job_route import Pusher
 from ..signals import heeding
-from ..version import __version__
 from ..worker import Worker
 from .client import Client
 from .config import Capsule, Config, Event, opened
 from .handlers import Handlers
 from .iteration_store import RedisIterations
 from .job_logger import JobLogger
-from .leader import Leader
+from .membership import Membership
 from .metrics import Tracker
 from .processor import Processor, ProcessorOptions
 from .profiler import Profiler
 
 logger = logging.getLogger("penstock.sidekiq")
 
-BEAT_TTL = 20.0  # seconds for which a beat holds
-SLOW_RTT, SLOW_IN_A_ROW = 50_000, 5  # microseconds of one PING; beats
 
 Handler = Callable[[], Any]
 
@@ -69,19 +67,16 @@ class Runner:
             server_middleware=config.server_middleware,
             strict_args=config.strict_args,
             clock=clock,
-        ).install()
-        self._tracker = Tracker(clock=clock) if isinstance(self.broker, SidekiqBroker) else None
-        self._leader: Leader | None = None
+        )
+        self._before: Pusher | None = None
+        self._tracker = Tracker(clock=clock)
         self.processor = Processor(jobs, self._options())
         self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
         self.started = asyncio.Event()
         self._down = asyncio.Event()
         self._fired: set[Event] = set()
-        self._seen: dict[int, float] = {}
-        self._slow = 0
         self._signals: set[asyncio.Task[None]] = set()
-        if isinstance(self.broker, SidekiqBroker):
-            self._join(self.broker)
+        self._member = self._join(self.broker) if isinstance(self.broker, SidekiqBroker) else None
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -93,7 +88,7 @@ class Runner:
             chain=config.server_middleware,
             handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
-            tracker=self._tracker,
+            tracker=self._tracker if isinstance(broker, SidekiqBroker) else None,
             profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
             iterations=Iterations(
                 store=RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else MemoryIterations(),
@@ -118,43 +113,21 @@ class Runner:
         share = -(-capsule.concurrency // len(capsule.queues.names))
         return [consumer(self.broker, name, concurrency=share, group=capsule.name) for name in capsule.queues.names]
 
-    def _join(self, broker: SidekiqBroker) -> None:
+    def _join(self, broker: SidekiqBroker) -> Membership:
         """Be a Sidekiq process among others."""
         config = self.config
-        broker.about = ProcessInfo(
-            tag=config.process_tag(),
-            labels=config.labels,
-            capsules={name: capsule.facts() for name, capsule in config.capsules.items()},
-            embedded=self._embedded,
-            version=f"penstock {__version__}",
-        )
-        broker.work = self.work
+        member = Membership(broker, self.worker, self._tracker, self._clock, self._beaten)
+        member.introduce(config, embedded=self._embedded)
         if config.client_middleware:
             broker.repush = self.client.repush
-        broker.on_beat = self._beaten
         broker.on_signal = None if self._embedded else self._told
         broker.clean_backtraces(config.backtrace_cleaner)
-        self._leader = Leader(broker.client, broker.identity)
-
-    def work(self) -> Sequence[WorkEntry]:
-        """What runs now."""
-        now, seen, found = self._clock.time(), dict[int, float](), list[WorkEntry]()
-        for consumer in self.worker.consumers:
-            for running in consumer.running:
-                for ident, context in list(running.ledger.contexts.items()):
-                    delivery = running.ledger.held.get(ident)
-                    if delivery is not None:
-                        began = seen[id(context)] = self._seen.get(id(context), now)
-                        raw = getattr(delivery.receipt, "raw", delivery.message.body)
-                        tid = _base36(id(context))
-                        found.append(WorkEntry(tid=tid, queue=delivery.source, payload=raw, run_at=began))
-        self._seen = seen
-        return found
+        return member
 
     @property
     def leading(self) -> bool:
         """Whether this process is the leader of all, as of the last beat."""
-        return self._leader is not None and self._leader.leading
+        return self._member is not None and self._member.leading
 
     # ------------------------------------------------------------------------------------------------------------ life
 
@@ -166,7 +139,12 @@ class Runner:
         await self.stop()
 
     async def start(self) -> None:
-        """Call the ``startup`` handlers and begin. What one of them raises ends it."""
+        """Call the ``startup`` handlers and begin. What one of them raises ends it.
+
+        Until it has stopped, its ``client`` is the one that jobs are pushed with in this process.
+        """
+        self._before = job_route.installed()
+        self.client.install()
         self._down.clear()
         self._fired.clear()
         for call in self.config.events["startup"]:
@@ -191,18 +169,9 @@ class Runner:
     async def quiet(self) -> None:
         """Take no new jobs; those that run go on, and the process stays."""
         await self.worker.quiet()
-        await self._tell()
+        if self._member is not None and self.started.is_set():
+            await self._member.tell()
         await self._fire("quiet")
-
-    async def _tell(self) -> None:
-        """Whoever looks sees at once what this process is about."""
-        broker = self.broker
-        if not isinstance(broker, SidekiqBroker) or not self.started.is_set():
-            return
-        try:
-            await broker.beat(self.worker.presence(broker), BEAT_TTL)
-        except Exception as error:  # noqa: BLE001 the next beat says it too
-            logger.debug("the process could not say that it is quiet: %s", error)
 
     async def stop(self) -> bool:
         """Quiet, then stop within the configured time; true if no job had to be given back unfinished."""
@@ -210,24 +179,11 @@ class Runner:
         await self._fire("shutdown")
         clean = await self.worker.stop()
         self.processor.close()
-        await self._last_words()
+        if self._member is not None:
+            await self._member.leave()
         await self._fire("exit")
+        job_route.install(self._before)
         return clean
-
-    async def _last_words(self) -> None:
-        """What has been counted since the last beat, and the leadership for somebody else."""
-        broker = self.broker
-        if not isinstance(broker, SidekiqBroker):
-            return
-        try:
-            if self._tracker is not None:
-                await self._tracker.flush(broker.client)
-            if self._leader is not None:
-                await self._leader.resign()
-        except Exception as error:  # noqa: BLE001 a stop goes on, whatever Redis says
-            logger.warning("the last metrics could not be written: %s", error)
-        finally:
-            await broker.close()
 
     def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
         quiet = self._quiet_soon
@@ -254,27 +210,12 @@ class Runner:
 
     # ----------------------------------------------------------------------------------------------------------- beats
 
-    async def _beaten(self, rtt_us: int, *, first: bool) -> None:
-        """After each heartbeat; ``first``: the process was not known, or not any more."""
-        broker = self.broker
-        assert isinstance(broker, SidekiqBroker)  # noqa: S101 nobody else calls it
-        self._watch(rtt_us)
-        if self._leader is not None:
-            await self._leader.campaign()
-        if self._tracker is not None:
-            await self._tracker.flush(broker.client)
+    async def _beaten(self, first: bool) -> None:
         if first:
             self._fired.discard("heartbeat")
             await self._fire("heartbeat")
         self._fired.discard("beat")
         await self._fire("beat")
-
-    def _watch(self, rtt_us: int) -> None:
-        self._slow = self._slow + 1 if rtt_us > SLOW_RTT else 0
-        if self._slow >= SLOW_IN_A_ROW:
-            self._slow = 0
-            text = "Redis answers slowly: the last %d PINGs took more than %d ms each; is this process or Redis short of CPU?"
-            logger.warning(text, SLOW_IN_A_ROW, SLOW_RTT // 1000)
 
     async def _fire(self, event: Event) -> None:
         """Call the handlers of an event, the last first, once; one that fails is reported."""
@@ -293,12 +234,3 @@ class Runner:
 async def _awaited(answer: Any) -> None:
     if isawaitable(answer):
         await answer
-
-
-def _base36(number: int) -> str:
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    text = ""
-    while number:
-        number, rest = divmod(number, 36)
-        text = digits[rest] + text
-    return text[-6:] or "0"
