@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from penstock import Constant, Consumer, Context, DeadLetter, Options, Prefetch, RetryPolicy, Worker, open_broker
-from penstock.broker import Outgoing, SupportsSchedule
+from penstock.broker import Outgoing, Subscription, SupportsSchedule
 from penstock.brokers.sidekiq import SidekiqBroker
 from penstock.brokers.sidekiq.processes import ProcessInfo, WorkEntry
 from penstock.message import Message
@@ -416,3 +416,24 @@ async def test_of_one_queue_ruby_and_two_of_ours_run_each_job_and_only_those_of_
     assert twice <= began
     assert min(runs[pid] for pid in (rubies.pid, other.pid, victim.pid)) > 0
     assert {} == key_counts(redis_server)
+
+
+async def test_l1_a_job_whose_worker_of_ours_was_killed_comes_to_ruby(
+    ruby: RubySidekiq, redis_server: Server, make_fleet: MakeFleet
+) -> None:
+    """Whoever of ours is left gives it back to its queue, although he reads another one."""
+    fleet = make_fleet(f"sidekiq+{redis_server.url}", stream="default", lease=1.0)
+    (victim,) = await fleet.start_ready()
+    jid = ruby.run("HardJob.perform_async(1, 'notice', 30.0)")
+    await fleet.until(lambda: bool(fleet.seen("start", pid=victim.pid)))
+    fleet.kill(victim)
+    worker = ruby.start()
+    elsewhere = open_broker(f"sidekiq+{redis_server.url}", foreign_grace=0.5)
+    assert isinstance(elsewhere, SidekiqBroker)
+    subscription = Subscription(source="elsewhere", lease=1.0)
+    async with asyncio.timeout(30):
+        while not fleet.seen("start", pid=worker.pid):
+            assert [] == await elsewhere.reclaim(subscription, 10)
+            await asyncio.sleep(0.05)
+    assert [jid, jid] == [line.ident for line in fleet.seen("start")]
+    await elsewhere.close()

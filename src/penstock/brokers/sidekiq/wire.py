@@ -223,7 +223,7 @@ def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, 
     headers, mine, at = message.headers, dict[str, Any](), message.enqueued_at
     try:
         args = _args(message.body, mine)
-        jid = message.id or (headers and headers.get("jid")) or new_jid()
+        jid: Any = message.id or (headers and headers.get("jid")) or new_jid()
         created = stamp(now, timestamps)
         retry, options = b"true", b""
         if headers:
