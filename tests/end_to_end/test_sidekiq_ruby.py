@@ -364,6 +364,7 @@ async def test_two_of_our_pollers_and_rubys_move_ten_thousand_due_jobs_each_once
     brokers = [opened(redis_server.url, timestamps="ms") for _ in range(2)]  # by which we know what we have moved
     due = "local all = redis.call('ZRANGE', 'schedule', 0, -1) for i = 1, #all do redis.call('ZADD', 'schedule', 1, all[i]) end"
     redis_server.call("EVAL", due, 0)
+    await until(lambda: redis_server.call("EXISTS", "queue:default"))  # Ruby has begun: we are faster
     await asyncio.gather(*(_promote_all(broker) for broker in brokers))
     await until(lambda: key_counts(redis_server) == {"queue:default": count})
     worker.stop()
