@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .executor import Limits as Limits
     from .inspector import Inspector as Inspector
     from .intake import Prefetch as Prefetch
+    from .job import Job as Job
     from .message import Envelope as Envelope
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
@@ -73,6 +74,7 @@ _HOMES = {
     "executor": "Limits",
     "inspector": "Inspector",
     "intake": "Prefetch",
+    "job": "Job",
     "message": "Envelope Message",
     "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
@@ -112,6 +114,7 @@ __all__ = [
     "Idempotency",
     "IdempotencyCache",
     "Inspector",
+    "Job",
     "Limits",
     "Linear",
     "Message",

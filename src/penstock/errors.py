@@ -14,6 +14,7 @@
     + DecodeError               it cannot be read
     + ValidationError           it can be read, but is not of the declared type
     + PayloadTooLarge           more bytes than allowed
+    + ArgumentError             a job cannot be pushed as it was given; a ValueError too
   x HandlerError                a handler broke the contract
     + UnknownType               a message type nobody registered for
     + WrongReturn               it returned something that is no outcome
@@ -103,6 +104,10 @@ class ValidationError(PayloadError):
 
 class PayloadTooLarge(PayloadError):
     """The payload has more bytes than allowed."""
+
+
+class ArgumentError(PayloadError, ValueError):
+    """A job cannot be pushed as it was given."""
 
 
 class HandlerError(PenstockError):
