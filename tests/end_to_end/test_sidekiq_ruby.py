@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from penstock import Constant, Consumer, Context, DeadLetter, Options, Prefetch, RetryPolicy, Worker, open_broker
-from penstock.broker import Outgoing, SupportsSchedule
+from penstock.broker import Outgoing, Subscription, SupportsSchedule
 from penstock.brokers.sidekiq import SidekiqBroker
 from penstock.brokers.sidekiq.processes import ProcessInfo, WorkEntry
 from penstock.message import Message
@@ -364,7 +364,7 @@ async def test_two_of_our_pollers_and_rubys_move_ten_thousand_due_jobs_each_once
     brokers = [opened(redis_server.url, timestamps="ms") for _ in range(2)]  # by which we know what we have moved
     due = "local all = redis.call('ZRANGE', 'schedule', 0, -1) for i = 1, #all do redis.call('ZADD', 'schedule', 1, all[i]) end"
     redis_server.call("EVAL", due, 0)
-    await until(lambda: redis_server.call("LLEN", "queue:default"))  # Ruby has begun; it is not done soon
+    await until(lambda: redis_server.call("EXISTS", "queue:default"))  # Ruby has begun: we are faster
     await asyncio.gather(*(_promote_all(broker) for broker in brokers))
     await until(lambda: key_counts(redis_server) == {"queue:default": count})
     worker.stop()
@@ -417,3 +417,24 @@ async def test_of_one_queue_ruby_and_two_of_ours_run_each_job_and_only_those_of_
     assert twice <= began
     assert min(runs[pid] for pid in (rubies.pid, other.pid, victim.pid)) > 0
     assert {} == key_counts(redis_server)
+
+
+async def test_l1_a_job_whose_worker_of_ours_was_killed_comes_to_ruby(
+    ruby: RubySidekiq, redis_server: Server, make_fleet: MakeFleet
+) -> None:
+    """Whoever of ours is left gives it back to its queue, although he reads another one."""
+    fleet = make_fleet(f"sidekiq+{redis_server.url}", stream="default", lease=1.0)
+    (victim,) = await fleet.start_ready()
+    jid = ruby.run("HardJob.perform_async(1, 'notice', 30.0)")
+    await fleet.until(lambda: bool(fleet.seen("start", pid=victim.pid)))
+    fleet.kill(victim)
+    worker = ruby.start()
+    elsewhere = open_broker(f"sidekiq+{redis_server.url}", foreign_grace=0.5)
+    assert isinstance(elsewhere, SidekiqBroker)
+    subscription = Subscription(source="elsewhere", lease=1.0)
+    async with asyncio.timeout(30):
+        while not fleet.seen("start", pid=worker.pid):
+            assert [] == await elsewhere.reclaim(subscription, 10)
+            await asyncio.sleep(0.05)
+    assert [jid, jid] == [line.ident for line in fleet.seen("start")]
+    await elsewhere.close()

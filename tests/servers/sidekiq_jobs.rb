@@ -24,7 +24,7 @@ class HardJob
 
   def perform(number, action = "sleep", seconds = 0.0)
     note(number, "start", jid)
-    sleep(seconds) if seconds.positive?
+    sleep([seconds, 1].min) if seconds.positive?
     raise "told to fail" if action == "fail"
     note(number, "end", jid)
   end

@@ -86,7 +86,8 @@ class World:
                 call: Any = owner.broker.reclaim(subscription, limit)
             else:
                 call = owner.broker.fetch(subscription, limit, self.dice.choice([0.0, 0.02]))
-            owner.hands += await self._maybe_cut(call) or ()
+            found = await self._maybe_cut(call) or ()
+            owner.hands += found  # not before: others change what is in hand meanwhile
 
     async def settle(self) -> None:
         owner = self.dice.choice(self.owners)

@@ -232,7 +232,7 @@ def job_of(message: Message, queue: str, now: float, timestamps: Timestamps, *, 
         return headers["jid"], headers.text[:-1] + since
     try:
         args = _args(message.body, mine)
-        jid: str = message.id or (headers.get("jid") if headers else None) or new_jid()
+        jid: Any = message.id or (headers.get("jid") if headers else None) or new_jid()
         created = stamp(now, timestamps)
         retry, options = b"true", b""
         if headers:
