@@ -1,8 +1,8 @@
 """Penstock on Sidekiq's schema beside Ruby's own worker, in the same run: ``python -m benchmarks.sidekiq``.
 
-1. Jobs that do nothing: one process of ours and one of Ruby's with ten threads, in turn, on the same full queue. In
-   both a counter in the job itself says when as many have run as there were; the clock starts with the first.
-2. Pushing a thousand jobs at a time: ``publish``, and Ruby's ``push_bulk``.
+1. Jobs that do nothing: one process of ours with ten slots and one of Ruby's with ten threads, in turn, on the same full
+   queue. In both a counter in the job itself says when as many have run as there were; the clock starts with the first.
+2. Pushing a thousand jobs at a time with ``push_bulk``, here and there.
 
 Only the ratios say something: rates depend on the machine, and on whoever else is busy on it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -20,16 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from benchmarks.core import Target
-from penstock import Consumer, Worker, open_broker
-from penstock.broker import Outgoing
-from penstock.message import Message
+from penstock import open_broker
+from penstock.cli import loop
+from penstock.job import Job
+from penstock.sidekiq import Client, Config, Runner
 from tests.servers.redis_server import OwnServer, ServerUnavailableError, find_binary
 from tests.servers.ruby_sidekiq import RubySidekiq
 
-THREADS, CONCURRENCY, CHUNK = 10, 100, 1000
+THREADS, CHUNK = 10, 1000
 PATIENCE = 300.0  # seconds for one round
 QUEUE = "default"
 
@@ -49,7 +49,8 @@ def main() -> int:
     parser.add_argument("--work", nargs=2, metavar=("URL", "JOBS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(asyncio.run(work(options.work[0], int(options.work[1]))))
+        loop.settle_memory()  # as a worker on the command line does
+        print(loop.run(work(options.work[0], int(options.work[1])), uvloop=True))
         return 0
     try:
         found = measure(options.jobs, options.rounds)
@@ -86,20 +87,30 @@ def judged(ours: list[float], ruby: list[float]) -> dict[str, float]:
     return {"ours": round(mine), "ruby": round(theirs), "ratio": round(mine / theirs, 2)}
 
 
+class Noop(Job):
+    """A job that does nothing but say when all of its kind have run."""
+
+    count, first, wanted = 0, 0.0, 0
+    done = asyncio.Event()
+
+    async def perform(self, *_args: Any) -> None:
+        cls = type(self)
+        cls.first = cls.first or time.perf_counter()
+        cls.count += 1
+        if cls.count == cls.wanted:
+            cls.done.set()
+
+
 async def push(url: str, jobs: int) -> float:
     """Seconds for so many jobs from here."""
-    broker = open_broker(f"sidekiq+{url}")
-    await broker.open()
-    encode = msgspec.json.encode
+    client = Client(open_broker(f"sidekiq+{url}"))
+    await client.broker.open()
     began = time.perf_counter()
     for start in range(0, jobs, CHUNK):
-        batch = [
-            Outgoing(destination=QUEUE, message=Message(type="Noop", body=encode(["string", n, {"mike": "bob"}])))
-            for n in range(start, min(start + CHUNK, jobs))
-        ]
-        await broker.publish(batch)
+        args = [["string", n, {"mike": "bob"}] for n in range(start, min(start + CHUNK, jobs))]
+        await client.push_bulk({"class": Noop, "args": args})
     seconds = time.perf_counter() - began
-    await broker.close()
+    await client.broker.close()
     return seconds
 
 
@@ -125,19 +136,14 @@ def run_ours(server: OwnServer, jobs: int) -> float:
 
 
 async def work(url: str, jobs: int) -> float:
-    """Run so many jobs; seconds from the first to the last."""
-    count, first, done = 0, 0.0, asyncio.Event()
-
-    async def handle(_args: list[Any]) -> None:
-        nonlocal count, first
-        first = first or time.perf_counter()
-        count += 1
-        if count == jobs:
-            done.set()
-
-    async with Worker(Consumer(open_broker(f"sidekiq+{url}"), QUEUE, list[Any], handle, concurrency=CONCURRENCY)):
-        await done.wait()
-        return time.perf_counter() - first
+    """Run so many jobs, the log spared as in Ruby's worker; seconds from the first to the last."""
+    config = Config()
+    config.url, config.concurrency = url, THREADS
+    Noop.wanted = jobs
+    logging.getLogger().setLevel(logging.WARNING)
+    async with Runner(config):
+        await Noop.done.wait()
+        return time.perf_counter() - Noop.first
 
 
 def run_ruby(ruby: RubySidekiq, jobs: int, done: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,3 +182,25 @@ async def test_two_classes_of_one_name_stop_a_worker_before_it_takes_a_job(confi
     desk.jobs._classes["Note"].append(Other)
     with pytest.raises(ConfigurationError, match="Note"):
         Runner(config, jobs=desk.jobs)
+
+
+async def test_a_process_says_of_itself_whatever_rubys_says(config: Config, desk: Desk, redis_server: Server):
+    """Compared with a recorded heartbeat of Sidekiq 8.1.7: every key, field and name that a reader may ask for."""
+    recorded = json.loads((Path(__file__).parents[1] / "data" / "sidekiq_8.json").read_text(encoding="utf-8"))
+    (vector,) = [each["keys"] for each in recorded if each["scenario"] == "heartbeat_and_work_while_busy"]
+    (rubys,) = [dict(key["fields"]) for name, key in vector.items() if key["type"] == "hash" and ":work" not in name]
+    (work,) = [key["fields"] for name, key in vector.items() if name.endswith(":work")]
+    push(redis_server, "default", "Wait")
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: desk.ran)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        ours = {name.decode(): value for name, value in redis_server.call("HGETALL", identity).items()}
+        assert rubys.keys() <= ours.keys()
+        info, theirs = json.loads(ours["info"]), json.loads(rubys["info"])
+        assert theirs.keys() <= info.keys()
+        assert {name: type(value) for name, value in theirs.items()} == {name: type(info[name]) for name in theirs}
+        (entry,) = redis_server.call("HVALS", identity + b":work")
+        assert list(json.loads(work[0][1])) == list(json.loads(entry))
+        assert 0 < redis_server.call("TTL", identity) <= 60
+        desk.gate.set()
