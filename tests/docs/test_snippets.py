@@ -43,6 +43,7 @@ def test_the_snippets_of_the_page_run(
     for variable in ("PENSTOCK_BROKER", "REDIS_URL"):  # ours would lead to a real server, the page's into the next page
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
+    monkeypatch.setattr(JOBS, "_classes", {})  # a reader's process knows only the page's own jobs
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     try:
@@ -52,7 +53,6 @@ def test_the_snippets_of_the_page_run(
         pytest.fail(str(error), pytrace=False)
     finally:
         job_route.install(None)
-        JOBS.forget("__main__")
         for name in set(sys.modules) - modules:  # what the page saved and imported is not the next page's
             if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
                 del sys.modules[name]
