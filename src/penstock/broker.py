@@ -51,6 +51,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     system. ``binary``: a body may be any bytes, else JSON text. ``idempotent``: ``Outgoing.once`` is honoured.
     ``retentions``: the ways it knows to say how long a message stays that every group has acked, the default first.
     ``shared``: several processes may work on it. ``several``: one ``fetch`` may take from several queues.
+    ``keyed``: ``Subscription.keyed`` is honoured across all workers. ``own_leases``: each message has a lease of its own,
+    which lapses by time and passes to any owner; without it ownership passes on when the owner leaves or dies (Kafka's
+    partitions). ``counted``: ``Delivery.count`` outlives the owner, so that crashes are counted.
     ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
@@ -64,6 +67,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     retentions: tuple[Retention, ...] = ("interest",)
     shared: bool = True
     several: bool = False
+    keyed: bool = False
+    own_leases: bool = True
+    counted: bool = True
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
 
@@ -91,6 +97,9 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``delayed``: name of the structure that keeps this subscription's retries, where the broker lets one choose.
     ``queues``: what one fetch is to take from, in this order, where the broker can (``several``); by default ``source``,
     which otherwise is but the name of them all.
+    ``keyed``: messages of one key are handed out one at a time, in publish order, whichever worker takes them: none
+    while an earlier one of its key is waiting, leased, or due to be tried again. Settling the earlier one for good (ack,
+    dead letter) lets the next one come. Messages without a key are free. Asked for only where the broker can (``keyed``).
     """
 
     source: str
@@ -99,6 +108,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     start: Literal["first", "next"] = "first"
     delayed: str | None = None
     queues: tuple[str, ...] = ()
+    keyed: bool = False
 
 
 class Settlement(msgspec.Struct, Generic[R], frozen=True, kw_only=True):

@@ -12,6 +12,10 @@ from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class LeaseTests(Harness):
+    @pytest.fixture(autouse=True)
+    def _needs_own_leases(self, broker: Broker[Any]) -> None:
+        self.need(broker, "own_leases")
+
     async def test_a_lapsed_lease_passes_on_and_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
