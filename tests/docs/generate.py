@@ -42,6 +42,9 @@ CAPABILITIES = {
     "retentions": "how long a message may stay that every group has acked; the first is the default",
     "shared": "several processes may work on it",
     "several": "one consumer may read several queues",
+    "keyed": "messages of one key are taken one at a time and in order, across all workers",
+    "own_leases": "each message has a lease of its own that lapses by time",
+    "counted": "crashes of a message's owners are counted",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }
