@@ -7,7 +7,9 @@ the push say where and when; ``worker`` is what runs them. A connection is opene
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..app import open_broker
@@ -27,7 +29,7 @@ from ..sidekiq.client import Client
 from ..telemetry import TELEMETRY
 from ..worker import Worker
 from .failed import FailedJob, failed_job
-from .handling import begin
+from .handling import begin, job_id
 from .holding import Holding
 from .pushing import Push
 from .working import WorkerOptions, consumer_of
@@ -59,6 +61,7 @@ class App:
         named = connections if isinstance(connections, Mapping) else {"default": connections or "memory://"}
         if not named:
             raise ConfigurationError("an App needs at least one connection, such as App('sqlite:///jobs.db')")
+        self._urls = {name: given for name, given in named.items() if isinstance(given, str)}
         self._brokers: dict[str, Broker[Any]] = {
             name: open_broker(given) if isinstance(given, str) else given for name, given in named.items()
         }
@@ -132,16 +135,12 @@ class App:
                 fates[number] = fate
         if any(isinstance(fate, Exception) for fate in fates):
             raise PublishError(fates)
-        for job, fate in zip(given, fates, strict=True):
-            job.jid = str(fate)
         return given
 
     async def _push(self, job: J, terms: Terms) -> J:
         send = _send(job, terms)
         producer = self._producer(self._known(terms.connection), terms.lane)
-        job.jid = await producer.send(
-            send.payload, type=send.type, key=send.key, delay=send.delay, headers=send.headers
-        )
+        await producer.send(send.payload, type=send.type, key=send.key, delay=send.delay, headers=send.headers)
         return job
 
     # ---------------------------------------------------------------------------------------------------------- popping
@@ -211,10 +210,9 @@ class App:
 
     # ------------------------------------------------------------------------------------------------------------- work
 
-    @property
-    def consumers(self) -> list[Consumer[Any]]:
-        """What ``worker_options`` say, for ``penstock worker``."""
-        return [self.consumer()]
+    def consumer_for(self, said: Mapping[str, Any]) -> Consumer[Any]:
+        """What ``worker_options`` say, or, where it says something else, the command line."""
+        return self.consumer(replace(self.worker_options, **said))
 
     def consumer(self, options: WorkerOptions | None = None) -> Consumer[Any]:
         """One consumer of the queues that the options name."""
@@ -230,8 +228,11 @@ class App:
         if self._worker is not None:
             raise ConfigurationError("this app's worker is already running; stop_worker() comes first")
         options = options or self.worker_options
-        broker = self.broker(options.connection)
-        worker = Worker(consumer_of(broker if not broker.capabilities.shared else broker.fork(), options))
+        name = self._known(options.connection)
+        broker = self._brokers[name]
+        if name in self._urls and broker.capabilities.shared:  # connections of its own, which it closes
+            broker = open_broker(self._urls[name])
+        worker = Worker(consumer_of(broker, options))
         await worker.start()
         self._worker = worker
         return worker
@@ -305,7 +306,9 @@ _CODEC = _JobCodec()
 
 
 def _send(job: Job, terms: Terms) -> Send[Any]:
-    return Send(job, job.wire_name, terms.group, terms.delay or 0.0, terms.headers() or None)
+    """A job pushed again is a new one. Its id is ours: a broker may give a message another one for each try."""
+    job.jid = secrets.token_hex(12)
+    return Send(job, job.wire_name, terms.group, terms.delay or 0.0, {"jid": job.jid, **terms.headers()})
 
 
 async def _fates(producer: Producer[Any], sends: Sequence[Send[Any]]) -> Sequence[str | Exception]:
@@ -345,5 +348,5 @@ def _understood(delivery: Delivery[Any]) -> Job:
     if cls is None:
         raise UnknownType(f"no job class is registered as {delivery.message.type!r}")
     job: Job = cls.fields().decode(delivery.message.body)
-    begin(job, delivery.message.id, delivery.attempt + 1)
+    begin(job, job_id(delivery.message), delivery.attempt + 1)
     return job
