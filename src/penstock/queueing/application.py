@@ -7,17 +7,18 @@ the push say where and when; ``worker`` is what runs them. A connection is opene
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from ..app import open_broker
+from ..app import open_broker, open_store
 from ..broker import Broker
 from ..clock import SYSTEM_CLOCK
 from ..codecs.json import JsonCodec
 from ..consumer import Consumer
-from ..errors import ConfigurationError, DecodeError, PublishError, UnknownType
+from ..errors import ConfigurationError, DecodeError, InvalidURL, PublishError, UnknownType
 from ..inspector import Inspector
 from ..job import JOBS, FunctionJob, Job
 from ..job import job as function_job
@@ -26,6 +27,7 @@ from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Release
 from ..producer import Producer, Send
 from ..sidekiq.client import Client
+from ..store import Store, SupportsBudgets
 from ..telemetry import TELEMETRY
 from ..worker import Worker
 from .failed import FailedJob, failed_job
@@ -45,7 +47,8 @@ class App:
     """A manager of queues.
 
     ``connections``: brokers or their URLs by name, or a single one, which is called ``default``; without any, this
-    process's memory. ``default``: the connection of jobs that name none. ``worker_options``: what ``worker`` and
+    process's memory. ``default``: the connection of jobs that name none. ``store``: where rate limits are counted, or
+    its URL; by default the worker's own connection, where it can. ``worker_options``: what ``worker`` and
     ``penstock worker`` run; ``auto_start_worker``: run it in this process as well, while the app is open.
     As a context manager it starts that worker and closes what was opened.
     """
@@ -55,6 +58,7 @@ class App:
         connections: str | Broker[Any] | Mapping[str, str | Broker[Any]] | None = None,
         *,
         default: str | None = None,
+        store: str | Store | None = None,
         worker_options: WorkerOptions | None = None,
         auto_start_worker: bool = False,
     ) -> None:
@@ -69,6 +73,7 @@ class App:
         self._known(self.default)
         self.worker_options = worker_options or WorkerOptions()
         self._auto_start = auto_start_worker
+        self._store = open_store(store) if isinstance(store, str) else store
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._clients: dict[str, Client] = {}
         self._holdings: dict[str, Holding] = {}
@@ -217,7 +222,7 @@ class App:
     def consumer(self, options: WorkerOptions | None = None) -> Consumer[Any]:
         """One consumer of the queues that the options name."""
         options = options or self.worker_options
-        return consumer_of(self.broker(options.connection), options)
+        return consumer_of(self.broker(options.connection), options, self._budgets(options))
 
     def worker(self, options: WorkerOptions | None = None, **of_the_worker: Any) -> Worker:
         """A worker of its own; the keywords are those of ``Worker``."""
@@ -232,7 +237,7 @@ class App:
         broker = self._brokers[name]
         if name in self._urls and broker.capabilities.shared:  # connections of its own, which it closes
             broker = open_broker(self._urls[name])
-        worker = Worker(consumer_of(broker, options))
+        worker = Worker(consumer_of(broker, options, self._budgets(options)))
         await worker.start()
         self._worker = worker
         return worker
@@ -257,6 +262,8 @@ class App:
         await self.stop_worker()
         for holding in self._holdings.values():
             await holding.close()
+        if self._store is not None:
+            await self._store.close()
         await asyncio.gather(*(broker.close() for broker in self._brokers.values()))
 
     # ---------------------------------------------------------------------------------------------------------- private
@@ -266,6 +273,22 @@ class App:
         if name not in self._brokers:
             raise ConfigurationError(f"there is no connection {name!r}; there are {', '.join(self._brokers)}")
         return name
+
+    def _budgets(self, options: WorkerOptions) -> SupportsBudgets | None:
+        """Where the rate limits of a worker are counted. Raises ``ConfigurationError``."""
+        if not options.rate_limits and not options.key_rate_limits:
+            return None
+        name = self._known(options.connection)
+        if self._store is None and name in self._urls:
+            with contextlib.suppress(InvalidURL):
+                self._store = open_store(self._urls[name])
+        store: object = self._store
+        if not isinstance(store, SupportsBudgets):
+            raise ConfigurationError(
+                f"rate limits need a place where all workers count together, and {self._brokers[name].url} has none;"
+                " say App(..., store='redis://…')"
+            )
+        return store
 
     def _check(self, job: Any) -> None:
         if not isinstance(job, Job):
