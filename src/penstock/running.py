@@ -74,6 +74,7 @@ class Options:
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
     letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
     letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
+    ``services``: further roles that run beside the consumer.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -84,6 +85,7 @@ class Options:
     expired: Expired = "dead_letter"
     refused: Refused | None = None
     rates: Rates | None = None
+    services: Sequence[Service] = ()
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
@@ -274,7 +276,7 @@ class Running:
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
-        found: list[Service] = []
+        found: list[Service] = [*self._plan.options.services]
         for subscription in each_queue(self._plan.broker, self._plan.subscription):
             found += self._services(subscription, scheduler=scheduler)
         return found

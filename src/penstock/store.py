@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Claim(Enum):
@@ -84,5 +86,21 @@ class SupportsBudgets(Protocol):
         """Take up to ``wanted``, 0 to see what is left, of the ``limit`` that may be spent in any ``window`` seconds.
 
         One atomic step. Not idempotent: after ``ConnectionFailed`` it may have been spent.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsTables(Protocol):
+    """Keeps small tables of texts, such as the schedules of recurring jobs."""
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        """Everything in a table, by key."""
+        ...
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        """Set a row, or with ``None`` remove it; false, and nothing done, if it is not as ``expected`` (``None``: absent).
+
+        One atomic step.
         """
         ...

@@ -23,6 +23,7 @@ from ..queues import Queues
 from ..rate import Rate, rate_of
 from ..rates import Budget, Rates
 from ..running import Claim, Options
+from ..services import Service
 from ..sidekiq.job_payload import ArgsCodec
 from ..sidekiq.processor import MAX_CRASHES, UNLIMITED, Processor, ProcessorOptions
 from ..store import SupportsBudgets
@@ -64,7 +65,9 @@ class WorkerOptions:
             raise ConfigurationError(f'queues are names, such as ("default", "emails"); got {self.queues!r}')
 
 
-def consumer_of(broker: Broker[Any], options: WorkerOptions, store: SupportsBudgets | None) -> Consumer[Any]:
+def consumer_of(
+    broker: Broker[Any], options: WorkerOptions, store: SupportsBudgets | None, services: Sequence[Service] = ()
+) -> Consumer[Any]:
     """The consumer of these queues: jobs with ``perform`` and with ``handle``, of every class that is known."""
     JOBS.check()
     handling = Handling(Threads(options.concurrency, "penstock-job"), options.max_attempts, options.on_failed)
@@ -88,6 +91,7 @@ def consumer_of(broker: Broker[Any], options: WorkerOptions, store: SupportsBudg
             limits=Limits(max_crashes=MAX_CRASHES),
             refused=partial(_refused, own, handling, processor),
             rates=_by_queue(options, store),
+            services=services,
         ),
     )
     for name, cls in own.items():

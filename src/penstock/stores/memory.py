@@ -1,8 +1,11 @@
-"""Idempotency keys and budgets in this process's memory: for tests and single-process programs."""
+"""Idempotency keys, budgets and tables in this process's memory: for tests and single-process programs."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
+
+from msgspec import UNSET, UnsetType
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..store import SLICES, Claim, Grant
@@ -15,6 +18,7 @@ class MemoryStore:
         self._clock = clock
         self._keys: dict[str, tuple[float, str | None]] = {}  # expires, owner (None: done)
         self._expiry: list[tuple[float, str]] = []
+        self._tables: dict[str, dict[str, bytes]] = {}
         self._spent: dict[str, dict[int, int]] = {}
 
     async def reserve(self, key: str, owner: str, ttl: float) -> Claim:
@@ -67,6 +71,19 @@ class MemoryStore:
         self._spent[name] = spent
         retry_after = 0.0 if free > count else (min(spent) + 1) * width + window - now
         return Grant(count, free - count, retry_after)
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        return dict(self._tables.get(table, {}))
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        rows = self._tables.setdefault(table, {})
+        if expected is not UNSET and rows.get(key) != expected:
+            return False
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+        return True
 
     def _owns(self, key: str, owner: str) -> bool:
         found = self._get(key)

@@ -1,9 +1,14 @@
-"""A store in Redis or Valkey: ``PENDING:<owner>`` while reserved, then ``DONE``, as glide-kit's consumers write it. And budgets.
+"""A store in Redis or Valkey: ``PENDING:<owner>`` while reserved, then ``DONE``, as glide-kit's consumers write it. And budgets and tables.
 
-A budget is a HASH ``budget:<name>`` that expires with its window; its clock is the server's.
+A budget is a HASH ``budget:<name>`` that expires with its window; its clock is the server's. A table is a HASH
+``table:<name>``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import UNSET, UnsetType
 
 from ..clients.opening import redis_client
 from ..clients.redis import RedisClient, Script
@@ -66,6 +71,19 @@ return {granted, free - granted, wait}
 """,
 )
 
+# KEYS  1 the table, a HASH
+# ARGV  1 key   2 value   3 what is expected   4 'put', 'remove'   5 'any', 'absent', 'present'
+PUT = Script(
+    "put",
+    """
+local found = redis.call('HGET', KEYS[1], ARGV[1])
+if ARGV[5] == 'absent' and found then return 0 end
+if ARGV[5] == 'present' and found ~= ARGV[3] then return 0 end
+if ARGV[4] == 'put' then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) else redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 1
+""",
+)
+
 _CLAIMS = (Claim.HELD, Claim.NEW, Claim.DONE)
 
 
@@ -99,6 +117,17 @@ class RedisStore:
         args = [limit, _milliseconds(window), SLICES, wanted]
         count, left, wait = await self._client.run(SPEND, [f"budget:{name}"], args)
         return Grant(count, left, wait / 1000)
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        found = await self._client.call("HGETALL", f"table:{table}")
+        return {key.decode(): value for key, value in zip(found[::2], found[1::2], strict=True)}
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        known = "any" if expected is UNSET else "absent" if expected is None else "present"
+        verb = "remove" if value is None else "put"
+        seen = b"" if expected is UNSET or expected is None else expected
+        args: list[bytes | str | int | float] = [key, value or b"", seen, verb, known]
+        return bool(await self._client.run(PUT, [f"table:{table}"], args))
 
     async def close(self) -> None:
         await self._client.close()
