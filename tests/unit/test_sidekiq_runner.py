@@ -204,3 +204,50 @@ async def test_a_process_says_of_itself_whatever_rubys_says(config: Config, desk
         assert list(json.loads(work[0][1])) == list(json.loads(entry))
         assert 0 < redis_server.call("TTL", identity) <= 60
         desk.gate.set()
+
+
+async def test_middleware_that_wants_the_configuration_gets_it(config: Config, desk: Desk, redis_server: Server):
+    seen: list[Any] = []
+
+    class Curious:
+        config: Any = None
+
+        async def call(self, job: Any, payload: Any, queue: str, call_next: Any) -> Any:
+            seen.append(self.config)
+            return await call_next()
+
+    config.server_middleware.add(Curious)
+    push(redis_server, "default", "Note", 1)
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert [config] == seen
+
+
+async def test_a_thread_dump_that_nobody_answers_does_not_freeze_the_process(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: redis_server.call("SMEMBERS", "processes"))
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        for name in ("TTIN", "USR2"):
+            redis_server.call("LPUSH", identity + b"-signals", name)
+            await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+            assert f"told by another process: {name}, to which there is no answer here" in caplog.text
+
+
+async def test_a_process_that_comes_removes_those_that_have_died(config: Config, desk: Desk, redis_server: Server):
+    redis_server.call("SADD", "processes", "dead:1:0")
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: b"dead:1:0" not in redis_server.call("SMEMBERS", "processes"))
+        await until(lambda: redis_server.call("EXISTS", "process_cleanup"))
+
+
+async def test_a_server_that_evicts_is_warned_of_at_the_start(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    redis_server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        async with Runner(config, jobs=desk.jobs):
+            assert "maxmemory-policy is 'allkeys-lru'" in caplog.text
+    finally:
+        redis_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")

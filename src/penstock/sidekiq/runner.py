@@ -89,7 +89,7 @@ class Runner:
             handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
             tracker=self._tracker if isinstance(broker, SidekiqBroker) else None,
-            profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
+            profiler=config.profiler or (Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None),
             iterations=Iterations(
                 store=RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else MemoryIterations(),
                 max_runtime=config.max_iteration_runtime,
@@ -150,6 +150,8 @@ class Runner:
         for call in self.config.events["startup"]:
             await _awaited(call())
         await self.worker.start()
+        if self._member is not None:
+            await self._member.arrive()
         self.started.set()
 
     async def run(self) -> None:
@@ -205,8 +207,10 @@ class Runner:
         if name in actions:
             logger.info("told by another process: %s", name)
             actions[name]()
-        else:
+        elif name == "TTIN" and signal.getsignal(signal.SIGTTIN) not in {signal.SIG_DFL, signal.SIG_IGN}:
             signal.raise_signal(signal.SIGTTIN)
+        else:  # unhandled, SIGTTIN would freeze this process
+            logger.warning("told by another process: %s, to which there is no answer here", name)
 
     # ----------------------------------------------------------------------------------------------------------- beats
 
