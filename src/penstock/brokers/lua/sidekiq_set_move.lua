@@ -3,31 +3,35 @@
 -- ARGV  1 most dead jobs, 0 not to trim them now   2 seconds that dead jobs are kept
 --       then for each: set, member, and  p queue, new text: into its queue · d: to the dead · v: nowhere
 --       · s score: to another time · k: to the dead from outside, whether it is in the set or not
--- Returns 1 for each that was there, else 0.
-local done, buried = {}, false
+-- Returns 1 for each that was there, else 0. What its place does not take (a key of another type) stays where it was,
+-- and is the answer to the whole call: what comes after it is not done.
+local done, buried, refused = {}, false, nil
 local i = 3
-while i <= #ARGV do
+while i <= #ARGV and not refused do
   local set, member, letter = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   i = i + 3
-  local there = 1
+  local there, score = 1, nil
   if letter == 's' then
     there = redis.call('ZSCORE', set, member) and 1 or 0
     if there == 1 then redis.call('ZADD', set, 'XX', ARGV[i], member) end
   elseif letter ~= 'k' then
+    score = redis.call('ZSCORE', set, member)
     there = redis.call('ZREM', set, member)
   end
   if there == 1 then
-    if letter == 'p' then enqueue(ARGV[i], ARGV[i + 1]) end
+    local taken = true
+    if letter == 'p' then taken, refused = enqueue(ARGV[i], ARGV[i + 1]) end
     if letter == 'd' or letter == 'k' then
-      redis.call('ZADD', 'dead', score_after(0), member)
-      buried = true
+      taken, refused = attempt('ZADD', 'dead', score_after(0), member)
+      buried = buried or taken
     end
+    if not taken and score then redis.call('ZADD', set, score, member) end
   end
   done[#done + 1] = there
   i = i + (letter == 'p' and 2 or letter == 's' and 1 or 0)
 end
-if (buried or #done == 0) and tonumber(ARGV[1]) > 0 then
+if not refused and (buried or #done == 0) and tonumber(ARGV[1]) > 0 then
   redis.call('ZREMRANGEBYSCORE', 'dead', '-inf', score_after(-tonumber(ARGV[2])))
   redis.call('ZREMRANGEBYRANK', 'dead', 0, -tonumber(ARGV[1]))
 end
-return done
+return refused or done
