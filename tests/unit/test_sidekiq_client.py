@@ -449,7 +449,9 @@ async def test_arguments_are_checked_as_middleware_leaves_them(client):
 
 
 async def test_a_copy_has_chains_of_its_own(client):
+    client.strict_args = "none"
     copy = client.copy()
+    assert ("none", client.broker) == (copy.strict_args, copy.broker)
     copy.middleware.add(Veto)
     assert (True, False) == (Veto in copy.middleware, Veto in client.middleware)
     assert await client.push({"class": PlainJob, "args": ["no"]})

@@ -202,6 +202,11 @@ async def test_a_process_says_of_itself_whatever_rubys_says(config: Config, desk
         assert {name: type(value) for name, value in theirs.items()} == {name: type(info[name]) for name in theirs}
         (entry,) = redis_server.call("HVALS", identity + b":work")
         assert list(json.loads(work[0][1])) == list(json.loads(entry))
+        assert [type(value) for value in json.loads(work[0][1]).values()] == [
+            type(value) for value in json.loads(entry).values()
+        ]
+        assert 50 < redis_server.call("TTL", identity + b":work") <= 60
+        assert 0 == redis_server.call("EXISTS", identity + b":workers")
         assert 0 < redis_server.call("TTL", identity) <= 60
         desk.gate.set()
 
@@ -251,3 +256,18 @@ async def test_a_server_that_evicts_is_warned_of_at_the_start(
             assert "maxmemory-policy is 'allkeys-lru'" in caplog.text
     finally:
         redis_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_a_clean_exit_leaves_nothing_of_the_process(config: Config, desk: Desk, redis_server: Server):
+    config.timestamps = "float"  # for fleets with an old Ruby in them
+    push(redis_server, "default", "Wait")
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: desk.ran)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        redis_server.call("LPUSH", identity + b"-signals", "TTIN")
+        assert redis_server.call("HGETALL", identity + b":work") == redis_server.call("HGETALL", identity + b":workers")
+        assert 1 == redis_server.call("HLEN", identity + b":workers")
+        desk.gate.set()
+        await until(lambda: redis_server.call("GET", "stat:processed"))
+    assert [] == redis_server.call("KEYS", identity + b"*")

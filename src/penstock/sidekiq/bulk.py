@@ -34,7 +34,7 @@ class Bulk:
         if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
             raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {args!r:.100}")
         if isinstance(args, list):
-            _check_lists(args)  # all of them before the first is sent
+            _check_lists(cast("Any", args))  # all of them before the first is sent
         lazy = jid is None and not isinstance(at, list)  # nobody needs to know how many there are
         self._args: Iterable[Any] = cast("Any", args) if lazy else [*cast("Any", args)]
         if jid is not None and len(cast("list[Any]", self._args)) > 1:

@@ -191,12 +191,12 @@ class Config:
         if name == "queues":
             self.queues = _list(name, value)
         elif name == "redis":
-            self.redis = {k.removeprefix(":"): v for k, v in value.items()} if isinstance(value, dict) else value
+            self.redis = value if not isinstance(value, Mapping) else _unmarked(name, value)
         elif name == "concurrency":
             self.concurrency = value
         else:
             for key, given in _mapping(name, value).items():
-                options = {str(k).removeprefix(":"): v for k, v in _mapping(f"the capsule {key}", given).items()}
+                options = _unmarked(f"the capsule {key}", given)
                 self.capsule(
                     str(key).removeprefix(":"),
                     concurrency=options.get("concurrency", 1),
@@ -250,6 +250,11 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{name} should hold names and values, got {value!r:.100}")
     return cast("Mapping[str, Any]", value)
+
+
+def _unmarked(name: str, value: Any) -> dict[str, Any]:
+    """With names as ``url``, where Ruby may write ``:url``."""
+    return {str(key).removeprefix(":"): each for key, each in _mapping(name, value).items()}
 
 
 def _url_of_environment() -> str:
