@@ -476,3 +476,21 @@ async def test_a_job_that_fails_leaves_no_profile_and_one_whose_profile_cannot_b
         await fleet.until(lambda: shared_server.call("GET", "stat:processed"))
         assert (cls is not Burns) == bool(shared_server.call("EXISTS", "stat:failed"))
         assert (cls is Burns) == ("a profile could not be kept" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"), [({"dead_max_jobs": 3}, [b"young", b"new"]), ({"dead_timeout": 1000.0}, [b"young", b"new"])]
+)
+async def test_a_death_trims_the_dead_as_ruby_does(
+    redis_url: str, shared_server: Server, limits: dict[str, Any], kept: list[bytes]
+) -> None:
+    now = time.time()
+    shared_server.call("ZADD", "dead", now - 5000, "old", now - 10, "young")
+    fleet = Fleet(redis_url)
+    broker = SidekiqBroker.from_url(f"sidekiq+{redis_url}", **limits)
+    fleet.consumer = fleet.processor.consumer(broker, "default")
+    fleet.jobs.add(failing("ZeroJob", "no"), "ZeroJob")
+    shared_server.call("LPUSH", "queue:default", '{"class":"ZeroJob","args":[],"jid":"new","retry":0}')
+    await fleet.until(lambda: shared_server.call("GET", "stat:failed"))
+    found = shared_server.call("ZRANGE", "dead", 0, -1)
+    assert kept == [b"new" if b"ZeroJob" in each else each for each in found]  # of 3 at most, 2: one less

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,8 @@ async def test_capsules_run_their_queues_and_the_process_is_seen(config: Config,
 
 async def test_events_come_once_and_in_order(config: Config, desk: Desk):
     told: list[str] = []
+    beats: list[int] = []
+    config.on("beat", lambda: beats.append(1))
     for name in ("startup", "quiet", "shutdown", "exit", "heartbeat"):
         for number in (1, 2):
             config.on(name, lambda text=f"{name} {number}": told.append(text))  # type: ignore[misc, arg-type]
@@ -114,7 +118,9 @@ async def test_events_come_once_and_in_order(config: Config, desk: Desk):
     errors: list[Any] = []
     config.error_handlers.append(lambda error, context: errors.append((str(error), context["event"])))
     async with Runner(config, jobs=desk.jobs) as runner:
-        await until(lambda: "heartbeat 1" in told)
+        await until(lambda: "heartbeat 1" in told and beats)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        assert len(beats) >= 2  # each time, unlike the others
         await runner.quiet()
         await runner.quiet()
     assert [
@@ -271,3 +277,29 @@ async def test_a_clean_exit_leaves_nothing_of_the_process(config: Config, desk: 
         desk.gate.set()
         await until(lambda: redis_server.call("GET", "stat:processed"))
     assert [] == redis_server.call("KEYS", identity + b"*")
+
+
+async def test_what_the_configuration_says_reaches_what_runs(config: Config, desk: Desk, redis_server: Server):
+    class Traced(Job, abstract=True, backtrace=True):
+        async def perform(self) -> None:
+            raise ValueError("no")
+
+    class Nothing:
+        def profile(self, payload: Any, /) -> Any: ...
+
+        def follow(self, call: Any, /) -> Any:
+            return call
+
+    desk.jobs.add(Traced, "Traced")
+    profiler = Nothing()
+    config.max_retries, config.timeout, config.max_iteration_runtime = 7, 3.0, 60.0
+    config.backtrace_cleaner, config.profiler = (lambda _: ["cleaned"]), profiler
+    job = '{"class":"Traced","args":[],"jid":"t","queue":"default","backtrace":true}'
+    redis_server.call("LPUSH", "queue:default", job)
+    async with Runner(config, jobs=desk.jobs) as runner:
+        options = runner.processor.options
+        assert (7, 60.0, 3.0) == (options.max_retries, options.iterations.max_runtime, options.iterations.slow)
+        assert profiler is options.profiler
+        await until(lambda: redis_server.call("ZCARD", "retry"))
+    (kept,) = redis_server.call("ZRANGE", "retry", 0, -1)
+    assert ["cleaned"] == json.loads(zlib.decompress(base64.b64decode(json.loads(kept)["error_backtrace"])))
