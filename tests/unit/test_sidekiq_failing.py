@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from penstock.brokers.sidekiq import ruby_json
 from penstock.brokers.sidekiq.failing import Failing, backtrace, message_text
+from penstock.brokers.sidekiq.wire import seconds
 
 DATA = Path(__file__).parent.parent / "data"
 WRITTEN = ("error_message", "error_class", "failed_at", "retry_count", "retried_at", "error_backtrace")
@@ -117,3 +119,11 @@ class Speechless(Exception):
 )
 def test_what_an_error_says_can_be_borne_by_any_reader(error: Exception | None, text: str):
     assert text == message_text(error)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1795227213272", 1795227213.272), ("1795227213.5", 1795227213.5), ("1795227213", 1795227213.0), ('"5.5"', 5.5)],
+)
+def test_a_time_is_read_whoever_wrote_it(written: str, meant: float):
+    assert meant == seconds(Raw(written.encode()))

@@ -303,3 +303,27 @@ async def test_what_the_configuration_says_reaches_what_runs(config: Config, des
         await until(lambda: redis_server.call("ZCARD", "retry"))
     (kept,) = redis_server.call("ZRANGE", "retry", 0, -1)
     assert ["cleaned"] == json.loads(zlib.decompress(base64.b64decode(json.loads(kept)["error_backtrace"])))
+
+
+async def test_a_job_that_is_due_goes_through_the_processs_middleware(config: Config, desk: Desk, redis_server: Server):
+    class Veto:
+        async def call(self, job: Any, payload: Any, queue: str, broker: Any, call_next: Any) -> Any:
+            return None if payload["args"] == ["no"] else await call_next()
+
+    config.client_middleware.add(Veto)
+    for args in ("no", "yes"):
+        job = {"class": "Note", "args": [args], "jid": args, "queue": "default"}
+        redis_server.call("ZADD", "schedule", 1, json.dumps(job))
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert ([("yes",)], 0) == (desk.ran, redis_server.call("EXISTS", "schedule", "dead", "queue:default"))
+
+
+async def test_an_embedded_process_is_not_told_through_redis(config: Config, desk: Desk, redis_server: Server):
+    async with Runner(config, jobs=desk.jobs, embedded=True) as runner:
+        await until(lambda: redis_server.call("SMEMBERS", "processes"))
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        redis_server.call("LPUSH", identity + b"-signals", "TERM")
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        push(redis_server, "default", "Note", 1)
+        await until(lambda: desk.ran)
