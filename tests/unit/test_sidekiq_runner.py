@@ -319,7 +319,10 @@ async def test_a_job_that_is_due_goes_through_the_processs_middleware(config: Co
     assert ([("yes",)], 0) == (desk.ran, redis_server.call("EXISTS", "schedule", "dead", "queue:default"))
 
 
-async def test_an_embedded_process_is_not_told_through_redis(config: Config, desk: Desk, redis_server: Server):
+async def test_an_embedded_process_is_not_told_through_redis(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", logger="penstock.sidekiq")
     async with Runner(config, jobs=desk.jobs, embedded=True) as runner:
         await until(lambda: redis_server.call("SMEMBERS", "processes"))
         (identity,) = redis_server.call("SMEMBERS", "processes")
@@ -327,3 +330,4 @@ async def test_an_embedded_process_is_not_told_through_redis(config: Config, des
         await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
         push(redis_server, "default", "Note", 1)
         await until(lambda: desk.ran)
+    assert "told by another process" not in caplog.text
