@@ -30,7 +30,7 @@ from .chain import Chain
 from .inline import job_class, run_inline
 from .interception import interceptor
 from .outgoing import outgoing_of
-from .payload import Payload, job_of, normalised
+from .payload import Payload, job_of, normalised, sound
 from .strict_args import StrictArgs, encoded
 from .sync_client import SyncClient
 
@@ -211,7 +211,7 @@ class Client:
 
         result = await self.middleware.invoke(itself, job, payload, payload["queue"], self.broker)
         if isinstance(result, dict):
-            return cast("Payload", result)
+            return sound(cast("Payload", result))
         return payload if result else None
 
     def _outgoing(self, payload: Payload, body: bytes) -> Outgoing:

@@ -81,6 +81,17 @@ def validated(item: Any) -> dict[str, Any]:
     return copy
 
 
+def sound(payload: Payload) -> Payload:
+    """What a middleware has made of a payload, if it is one still. Raises ``ArgumentError``."""
+    name, queue, args = (payload.get(each) for each in ("class", "queue", "args"))
+    if not (_is_name(name) and _is_name(queue) and isinstance(args, list)):
+        raise ArgumentError(
+            "what a middleware returns for a job must have a class and a queue, which are texts, and args, a list;"
+            f" got {payload!r:.200}"
+        )
+    return payload
+
+
 def job_of(target: Any) -> Any:
     """The class behind a function job; anything else as it is."""
     return cast("Any", target).job if isinstance(target, FunctionJob) else target
