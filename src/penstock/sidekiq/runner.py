@@ -74,6 +74,7 @@ class Runner:
         self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
         self.started = asyncio.Event()
         self._down = asyncio.Event()
+        self._quieted = False
         self._fired: set[Event] = set()
         self._signals: set[asyncio.Task[None]] = set()
         self._member = self._join(self.broker) if isinstance(self.broker, SidekiqBroker) else None
@@ -147,12 +148,18 @@ class Runner:
         self.client.install()
         self._down.clear()
         self._fired.clear()
+        self._quieted = False
         for call in self.config.events["startup"]:
             await _awaited(call())
+        if self._quieted:  # asked for meanwhile: nothing is taken, not even in the first moment
+            await self.worker.pause()
         await self.worker.start()
         if self._member is not None:
             await self._member.arrive()
         self.started.set()
+        if self._quieted:
+            await self.quiet()
+            await self.worker.resume()
 
     async def run(self) -> None:
         """Start, serve until a signal or ``shut_down``, stop."""
@@ -170,6 +177,7 @@ class Runner:
 
     async def quiet(self) -> None:
         """Take no new jobs; those that run go on, and the process stays."""
+        self._quieted = True
         await self.worker.quiet()
         if self._member is not None and self.started.is_set():
             await self._member.tell()
