@@ -74,6 +74,7 @@ class Runner:
         self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
         self.started = asyncio.Event()
         self._down = asyncio.Event()
+        self._quieted = False
         self._fired: set[Event] = set()
         self._signals: set[asyncio.Task[None]] = set()
         self._member = self._join(self.broker) if isinstance(self.broker, SidekiqBroker) else None
@@ -89,7 +90,7 @@ class Runner:
             handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
             tracker=self._tracker if isinstance(broker, SidekiqBroker) else None,
-            profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
+            profiler=config.profiler or (Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None),
             iterations=Iterations(
                 store=RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else MemoryIterations(),
                 max_runtime=config.max_iteration_runtime,
@@ -143,10 +144,18 @@ class Runner:
         self.client.install()
         self._down.clear()
         self._fired.clear()
+        self._quieted = False
         for call in self.config.events["startup"]:
             await _awaited(call())
+        if self._quieted:  # asked for meanwhile: nothing is taken, not even in the first moment
+            await self.worker.pause()
         await self.worker.start()
+        if self._member is not None:
+            await self._member.arrive()
         self.started.set()
+        if self._quieted:
+            await self.quiet()
+            await self.worker.resume()
 
     async def run(self) -> None:
         """Start, serve until a signal or ``shut_down``, stop."""
@@ -164,6 +173,7 @@ class Runner:
 
     async def quiet(self) -> None:
         """Take no new jobs; those that run go on, and the process stays."""
+        self._quieted = True
         await self.worker.quiet()
         if self._member is not None and self.started.is_set():
             await self._member.tell()
@@ -201,8 +211,10 @@ class Runner:
         if name in actions:
             logger.info("told by another process: %s", name)
             actions[name]()
-        else:
+        elif name == "TTIN" and signal.getsignal(signal.SIGTTIN) not in {signal.SIG_DFL, signal.SIG_IGN}:
             signal.raise_signal(signal.SIGTTIN)
+        else:  # unhandled, SIGTTIN would freeze this process
+            logger.warning("told by another process: %s, to which there is no answer here", name)
 
     # ----------------------------------------------------------------------------------------------------------- beats
 
