@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -331,3 +331,37 @@ async def test_an_embedded_process_is_not_told_through_redis(
         push(redis_server, "default", "Note", 1)
         await until(lambda: desk.ran)
     assert "told by another process" not in caplog.text
+
+
+class Marks:
+    """A middleware that tells the desk its name."""
+
+    seen: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def call(self, job: Job, payload: dict[str, Any], queue: str, call_next: Callable[[], Any]) -> Any:
+        Marks.seen.append((self.name, queue))
+        return await call_next()
+
+
+class Inner(Marks): ...
+
+
+async def test_a_capsule_has_middleware_of_its_own(config: Config, redis_server: Server):
+    class Quick(Job):
+        async def perform(self) -> None: ...
+
+    Marks.seen.clear()
+    config.server_middleware.add(Marks, "common")
+    slow = config.capsule("slow", queues=["reports"])
+    slow.server_middleware.add(Inner, "own")
+    config.capsule("bare", queues=["bare"]).server_middleware.clear()
+    async with Runner(config) as runner:
+        for queue in ("default", "reports", "bare"):
+            await Quick.set(queue=queue).perform_async()
+        while b"3" != redis_server.call("GET", "stat:processed"):
+            await asyncio.sleep(0.01)
+        assert runner.worker.ready
+    assert [("common", "default"), ("common", "reports"), ("own", "reports")] == sorted(Marks.seen)

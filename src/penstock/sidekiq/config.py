@@ -46,10 +46,21 @@ _NEEDLESS = frozenset({"strict", "heartbeat_interval", "poll_interval_average", 
 class Capsule:
     """A set of queues with slots of its own."""
 
-    def __init__(self, name: str, *, concurrency: int = 5, queues: Sequence[Any] = ("default",)) -> None:
+    def __init__(
+        self, name: str, *, concurrency: int = 5, queues: Sequence[Any] = ("default",), chain: Chain | None = None
+    ) -> None:
         self.name = name
+        self._common = Chain() if chain is None else chain
+        self.own_middleware: Chain | None = None
         self.concurrency = concurrency
         self.queues = Queues(*queues)
+
+    @property
+    def server_middleware(self) -> Chain:
+        """Around the jobs of this capsule: the process's, as it is now, to be changed by itself from here on."""
+        if self.own_middleware is None:
+            self.own_middleware = self._common.copy()
+        return self.own_middleware
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` for what cannot be run."""
@@ -72,7 +83,6 @@ class Config:
 
     def __init__(self) -> None:
         self.url: str | None = None
-        self.capsules: dict[str, Capsule] = {"default": Capsule("default")}
         self.timeout = 25.0
         self.max_retries = 25
         self.dead_max_jobs = 10_000
@@ -90,6 +100,7 @@ class Config:
         self.death_handlers: list[DeathHandler] = []
         self.client_middleware = Chain(self)
         self.server_middleware = Chain(self)
+        self.capsules: dict[str, Capsule] = {"default": Capsule("default", chain=self.server_middleware)}
         self.job_logger: LogsJobs | None = None
         self.profiler: Profiles | None = None
         self.events: dict[Event, list[Callable[[], Any]]] = {name: [] for name in EVENTS}
@@ -141,7 +152,7 @@ class Config:
 
     def capsule(self, name: str, *, concurrency: int = 1, queues: Sequence[Any] = ("default",)) -> Capsule:
         """Add a capsule, or replace the one of this name."""
-        made = self.capsules[name] = Capsule(name, concurrency=concurrency, queues=queues)
+        made = self.capsules[name] = Capsule(name, concurrency=concurrency, queues=queues, chain=self.server_middleware)
         return made
 
     @property

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Self
 
@@ -71,6 +72,7 @@ class Runner:
         self._before: Pusher | None = None
         self._tracker = Tracker(clock=clock)
         self.processor = Processor(jobs, self._options())
+        self._processors = {name: self._processor(jobs, capsule) for name, capsule in config.capsules.items()}
         self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
         self.started = asyncio.Event()
         self._down = asyncio.Event()
@@ -103,11 +105,18 @@ class Runner:
             clock=self._clock,
         )
 
+    def _processor(self, jobs: Jobs[Any], capsule: Capsule) -> Processor:
+        """What runs a capsule's jobs: within its own middleware, if it has any."""
+        own = capsule.own_middleware
+        return self.processor if own is None else Processor(jobs, replace(self.processor.options, chain=own))
+
     def _consumers(self) -> list[Consumer[Any]]:
-        consumer = self.processor.consumer
+        capsules = self.config.capsules.values()
         return [
-            consumer(self.broker, capsule.queues, concurrency=capsule.concurrency, group=capsule.name)
-            for capsule in self.config.capsules.values()
+            self._processors[each.name].consumer(
+                self.broker, each.queues, concurrency=each.concurrency, group=each.name
+            )
+            for each in capsules
         ]
 
     def _join(self, broker: SidekiqBroker) -> Membership:
@@ -184,7 +193,8 @@ class Runner:
         await self.quiet()
         await self._fire("shutdown")
         clean = await self.worker.stop()
-        self.processor.close()
+        for processor in self._processors.values():
+            processor.close()
         if self._member is not None:
             await self._member.leave()
         await self._fire("exit")
