@@ -51,9 +51,7 @@ class KeyedTests(Harness):
         await self.settle(broker, found[1], Ack())
         assert [b"a3", b"b2"] == sorted(bodies(await self.collect(broker, keyed, 2)))
 
-    async def test_messages_without_a_key_are_free(
-        self, broker: Broker[Any], source: str, keyed: Subscription
-    ) -> None:
+    async def test_messages_without_a_key_are_free(self, broker: Broker[Any], source: str, keyed: Subscription) -> None:
         await self.send(broker, source, *of("a", 1, 2), *of(None, 1, 2, 3))
         assert [b"a1", b"None1", b"None2", b"None3"] == bodies(await self.take(broker, keyed))
 
@@ -165,9 +163,7 @@ class KeyedTests(Harness):
         assert [b"a1", b"b1"] == sorted(bodies(found))
         assert {1} == {d.count for d in found}
 
-    async def test_groups_take_turns_by_themselves(
-        self, broker: Broker[Any], source: str, keyed: Subscription
-    ) -> None:
+    async def test_groups_take_turns_by_themselves(self, broker: Broker[Any], source: str, keyed: Subscription) -> None:
         self.need(broker, "fanout")
         one, two, free = keyed, replace(keyed, group="two"), Subscription(source=source, group="free")
         for each in (one, two, free):
@@ -295,7 +291,8 @@ class KeyedTests(Harness):
         self, broker: Broker[Any], source: str, keyed: Subscription, seed: int
     ) -> None:
         """Owners come and go, lose leases, retry, release; per key the last outcomes come in publish order."""
-        dice, owners = random.Random(seed), [broker, await self.another(), await self.another()]
+        dice = random.Random(seed)  # noqa: S311 - to be the same each time
+        owners = [broker, await self.another(), await self.another()]
         keys, done = ("a", "b", "c", None), defaultdict[str | None, list[int]](list)
         sent = [(dice.choice(keys), n) for n in range(80)]
         held: list[tuple[Broker[Any], Delivery[Any]]] = []
