@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from .batches import Batch
 from .broker import Broker, Subscription
@@ -23,7 +23,7 @@ from .sharding import shard_names
 from .turns import each_queue
 
 T = TypeVar("T")
-Ordered: TypeAlias = Literal[True, False, "everywhere"]
+Ordered: TypeAlias = bool | Literal["everywhere"]
 
 
 class Consumer(Generic[T]):
@@ -295,7 +295,7 @@ def _check_names(stream: str | Queues, group: str, shards: int) -> None:
 
 def _check_keyed(broker: Broker[Any], ordered: Ordered) -> bool:
     """Whether the broker is to keep the order of keys, and can."""
-    one_of("ordered", ordered, get_args(Ordered))
+    one_of("ordered", ordered, (True, False, "everywhere"))
     if ordered != "everywhere" or broker.capabilities.keyed:
         return ordered == "everywhere"
     raise UnsupportedFeature(

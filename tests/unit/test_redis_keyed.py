@@ -384,7 +384,7 @@ class Fleet:
 
 @pytest.mark.parametrize("seed", [11, 12])
 async def test_a_fleet_that_crashes_retries_and_loses_leases_keeps_every_key_in_order(make: Make, seed: int):
-    fleet = Fleet(make, seed, total=1000)
+    fleet = Fleet(make, seed, total=500)
     await fleet.run(within=100.0)
     referee = fleet.referee
     assert fleet.total == referee.done
