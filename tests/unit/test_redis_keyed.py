@@ -195,6 +195,17 @@ async def test_who_gives_up_on_order_gets_everything_that_was_waiting(make: Make
     assert [b"a4"] == bodies(await again.fetch(SHORT, 100, 0.0))
 
 
+async def test_what_an_ordinary_reader_left_waits_for_its_turn_and_keeps_its_count(make: Make):
+    plain, keyed = make(), make()
+    await send(plain, "a1", "a2")
+    assert [b"a1"] == bodies(await plain.fetch(PLAIN, 1, 0.0))
+    (a2,) = await keyed.fetch(KEYED, 100, 0.0)
+    await asyncio.sleep(0.3)
+    assert [] == await keyed.reclaim(replace(KEYED, lease=0.2), 100)
+    await settle(keyed, a2, ACK)
+    assert [(b"a1", 2)] == [(d.message.body, d.count) for d in await keyed.fetch(KEYED, 100, 0.0)]
+
+
 async def test_another_groups_entry_under_lease_is_not_taken_for_a_waiting_retry(make: Make):
     """The retry of a group that was alone names no group: a group that came later must not let it overtake."""
     broker, other = make(retention="keep"), replace(KEYED, group="late")
