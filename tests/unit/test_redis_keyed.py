@@ -199,9 +199,9 @@ async def test_what_an_ordinary_reader_left_waits_for_its_turn_and_keeps_its_cou
     plain, keyed = make(), make()
     await send(plain, "a1", "a2")
     assert [b"a1"] == bodies(await plain.fetch(PLAIN, 1, 0.0))
+    await asyncio.sleep(2.0)
     (a2,) = await keyed.fetch(KEYED, 100, 0.0)
-    await asyncio.sleep(0.3)
-    assert [] == await keyed.reclaim(replace(KEYED, lease=0.2), 100)
+    assert [] == await keyed.reclaim(replace(KEYED, lease=1.5), 100)
     await settle(keyed, a2, ACK)
     assert [(b"a1", 2)] == [(d.message.body, d.count) for d in await keyed.fetch(KEYED, 100, 0.0)]
 
