@@ -150,6 +150,17 @@ async def test_what_is_deleted_while_it_waits_is_passed_by_and_counted(
     assert (1, 0) == (await broker.ghosts(KEYED), await broker.ghosts(KEYED))
 
 
+async def test_what_another_program_acked_while_it_waited_is_no_ghost(
+    broker: RedisStreamsBroker, shared_server: Server
+):
+    ids = await send(broker, "a1", "a2", "a3")
+    (a1,) = await broker.fetch(KEYED, 100, 0.0)
+    shared_server.call("XACK", "s", "g", ids[1])
+    await settle(broker, a1, ACK)
+    assert [b"a3"] == bodies(await broker.fetch(KEYED, 100, 0.0))
+    assert 0 == await broker.ghosts(KEYED)
+
+
 async def test_a_holder_deleted_under_its_lease_passes_its_turn_on_when_that_lapses(make: Make, shared_server: Server):
     first, second = make(), make()
     await send(first, "a1", "a2")

@@ -24,6 +24,7 @@ from .pauses import PauseTests
 from .publishing import PublishingTests
 from .settling import SettlingTests
 from .stores import StoreConformance
+from .turns import TurnTests
 
 
 class BrokerConformance(
@@ -34,6 +35,7 @@ class BrokerConformance(
     LeaseTests,
     GroupTests,
     KeyedTests,
+    TurnTests,
     InspectionTests,
     PauseTests,
     LifecycleTests,
