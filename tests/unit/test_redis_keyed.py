@@ -64,6 +64,16 @@ async def test_nothing_is_kept_of_keys_that_are_idle(broker: RedisStreamsBroker,
     assert 0 == shared_server.call("XPENDING", "s", "g")["pending"]
 
 
+async def test_a_purge_leaves_only_the_turns_of_what_is_leased(broker: RedisStreamsBroker, shared_server: Server):
+    await send(broker, "a1", "a2", "a3", "b1", "b2")
+    a1, b1 = await broker.fetch(KEYED, 100, 0.0)
+    await settle(broker, b1, Release())
+    await broker.purge("s")
+    assert [b"s", b"s:turns:g"] == sorted(shared_server.call("KEYS", "*"))
+    await settle(broker, a1, ACK)
+    assert [b"s"] == shared_server.call("KEYS", "*")
+
+
 async def test_an_ordinary_subscription_keeps_nothing_of_keys(broker: RedisStreamsBroker, shared_server: Server):
     await send(broker, "a1", "a2")
     found = await broker.fetch(PLAIN, 100, 0.0)
