@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
+from .audit import Audit
 from .batches import Batch
 from .broker import Broker, Subscription
 from .checks import at_least_one, instance, positive
@@ -33,7 +34,8 @@ class Consumer(Generic[T]):
     among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
     ``timeout``: seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in
     order. ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first
-    outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    outermost. ``archive``: where a row of each terminal outcome is kept. Raises ``ConfigurationError``,
+    ``UnsupportedFeature``.
     """
 
     @overload
@@ -56,6 +58,7 @@ class Consumer(Generic[T]):
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     @overload
@@ -76,6 +79,7 @@ class Consumer(Generic[T]):
         codec: Codec[T] | None = None,
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
@@ -97,6 +101,7 @@ class Consumer(Generic[T]):
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None:
         if isinstance(broker, str):
             raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
@@ -129,6 +134,7 @@ class Consumer(Generic[T]):
             ordered=ordered,
             shards=shards,
             queues=stream if isinstance(stream, Queues) else None,
+            archive=archive,
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
@@ -161,6 +167,11 @@ class Consumer(Generic[T]):
     def subscription(self) -> Subscription:
         """What it reads, and on which terms. Of several shards, ``source`` is the name that they have in common."""
         return self._plan.subscription
+
+    @property
+    def archive(self) -> Audit | None:
+        """Where a row of each terminal outcome is kept."""
+        return self._plan.archive
 
     @property
     def concurrency(self) -> int:
