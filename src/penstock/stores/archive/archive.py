@@ -19,13 +19,14 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Sequence
+from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from ...broker import Outgoing, Settlement
 from ...checks import at_least_one, known, positive
-from ...clients.sql import Transactions, Work
+from ...clients.sql import SqlOptions, Transactions, Work
 from ...clock import SYSTEM_CLOCK, Clock
 from ...config import mask_url
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
@@ -68,7 +69,7 @@ class Archive:
         ``options`` are those of ``ArchiveOptions``; ``retention`` may be a ``timedelta``. Raises ``InvalidURL``,
         ``MissingExtra``, ``ConfigurationError``.
         """
-        known("an archive", options, ArchiveOptions.__slots__)
+        known("an archive", options, [each.name for each in fields(ArchiveOptions)])
         if isinstance(options.get("retention"), timedelta):
             options["retention"] = options["retention"].total_seconds()
         return cls(url, ArchiveOptions(**options), clock=clock)
@@ -80,6 +81,11 @@ class Archive:
     def url(self) -> str:
         """The address, password masked."""
         return mask_url(self._url)
+
+    @property
+    def file(self) -> str | None:
+        """The database's file, if it is one."""
+        return SqlOptions.from_url(self._url).path if self.dialect == "sqlite" else None
 
     @property
     def retention(self) -> float | None:
@@ -168,13 +174,14 @@ class Archive:
         return await self._page(_wanted("list", queue, wanted), limit, offset)
 
     async def search(
-        self, text: str, *, queue: str | None = None, limit: int = 50, offset: int = 0, ids_only: bool = False
+        self, text: str, *, queue: str | None = None, limit: int = 50, offset: int = 0, **wanted: Any
     ) -> Sequence[ArchivedJob]:
-        """Rows whose job id begins with ``text``, or whose payload or error holds it.
+        """Rows whose job id begins with ``text``, or whose payload or error holds it; also chosen as by ``list``.
 
-        With ``ids_only`` the index finds them; a payload is looked for row by row.
+        With ``ids_only=True`` only the former, which the index finds; a payload is looked for row by row.
         """
-        return await self._page(Wanted(queue=queue, text=text, ids_only=ids_only), limit, offset)
+        chosen = _wanted("search", queue, {**wanted, "text": text})
+        return await self._page(chosen, limit, offset)
 
     async def count(self, queue: str | None = None, **wanted: Any) -> int:
         """How many rows; chosen as by ``list``, and by ``text`` as by ``search``."""
@@ -288,7 +295,7 @@ class Archive:
 
 
 def _wanted(method: str, queue: str | None, given: dict[str, Any]) -> Wanted:
-    known(f"Archive.{method}", given, ("status", "job_id", "start_time", "end_time", "text"))
+    known(f"Archive.{method}", given, ("status", "job_id", "start_time", "end_time", "text", "ids_only"))
     times = {"start": given.pop("start_time", None), "end": given.pop("end_time", None)}
     return Wanted(queue=queue, **times, **given)
 

@@ -127,7 +127,8 @@ def _indexes(table: sa.Table) -> list[sa.Index]:
 
 
 def _text(statement: sa.schema.ExecutableDDLElement, dialect: str) -> str:
-    return str(statement.compile(dialect=_DIALECTS[dialect]())).strip().replace("\t", "  ")
+    lines = str(statement.compile(dialect=_DIALECTS[dialect]())).strip().expandtabs(2).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 @lru_cache(maxsize=16)
