@@ -216,6 +216,7 @@ class Archive:
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
         positive("older_than, in seconds,", seconds)
         before, deleted = self._clock.time() - seconds, 0
+        await self.flush()
         while step := await self._delete(before):
             deleted += step
         return deleted
