@@ -80,7 +80,7 @@ class Buffer:
         """A try to write has failed: tell who does not want to wait for another."""
         with self._lock:
             told = [future for _, future, patient in self._waiting if not patient]
-            self._waiting = [each for each in self._waiting if each[2]]
+            self._waiting = [each for each in self._waiting if each[2] and not each[1].cancelled()]
         for future in told:
             _resolve(future, error)
 

@@ -26,6 +26,7 @@ from .writing import Item, explained, is_refusal, write
 logger = logging.getLogger("penstock")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between two tries of a batch
+LEAST_PAUSE = 0.05  # of them, those that nobody can shorten
 
 
 class Writer:
@@ -82,6 +83,7 @@ class Writer:
                 self._failed(error, tries)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311 -- out of step with others
                 tries += 1
+                await asyncio.sleep(LEAST_PAUSE)  # whoever is in a hurry must not make it a busy loop
                 await _within(self._nudge, pause)
             else:
                 self.buffer.remove(len(batch))
