@@ -216,6 +216,29 @@ async def test_an_outcome_of_which_nobody_knows_is_unconfirmed(local: Callable[.
     assert ("unconfirmed", "completed") == (row.status, row.payload["reason"])
 
 
+class Dispossessed(WrappedBroker):
+    """Another owner has everything."""
+
+    settled = 0
+
+    async def settle(self, settlements: Any) -> Any:
+        self.settled += 1
+        return [item.delivery for item in settlements]
+
+
+async def test_an_outcome_under_a_lost_lease_has_no_row(local: Callable[..., Archive]) -> None:
+    archive, broker = local(), Dispossessed(open_broker("memory://"))
+
+    async def handle(_: dict[str, int]) -> None: ...
+
+    consumer = Consumer(broker, "q", dict, handle, archive=archive)
+    await Producer(broker, "q", dict).send({})
+    async with Worker(consumer):
+        await until(lambda: consumer.counters.lost > 0)
+
+    assert {} == await statuses(archive)
+
+
 async def test_only_what_is_asked_for_is_recorded(local: Callable[..., Archive]) -> None:
     archive = local(archive_enqueued=False, archive_completed=False)
     broker = open_broker("memory://")
