@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .message import Envelope as Envelope
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
+    from .middleware.ratelimit import RateLimit as RateLimit
     from .outcome import Ack as Ack
     from .outcome import DeadLetter as DeadLetter
     from .outcome import Outcome as Outcome
@@ -48,7 +49,11 @@ if TYPE_CHECKING:
     from .producer import Idempotency as Idempotency
     from .producer import Producer as Producer
     from .producer import Send as Send
+    from .queueing.application import App as App
+    from .queueing.failed import FailedJob as FailedJob
+    from .queueing.working import WorkerOptions as WorkerOptions
     from .queues import Queues as Queues
+    from .rate import Rate as Rate
     from .retry import Constant as Constant
     from .retry import Delays as Delays
     from .retry import Exponential as Exponential
@@ -81,9 +86,14 @@ _HOMES = {
     "message": "Envelope Message",
     "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
+    "middleware.ratelimit": "RateLimit",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
     "producer": "Idempotency Producer Send",
+    "queueing.application": "App",
+    "queueing.failed": "FailedJob",
+    "queueing.working": "WorkerOptions",
+    "rate": "Rate",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
@@ -98,6 +108,7 @@ __all__ = [
     "TELEMETRY",
     "AccessDenied",
     "Ack",
+    "App",
     "Archive",
     "Batch",
     "Broker",
@@ -116,6 +127,7 @@ __all__ = [
     "Envelope",
     "Exponential",
     "ExponentialJitter",
+    "FailedJob",
     "HandlerTimeout",
     "Idempotency",
     "IdempotencyCache",
@@ -135,6 +147,8 @@ __all__ = [
     "Producer",
     "PublishError",
     "Queues",
+    "Rate",
+    "RateLimit",
     "Release",
     "Retry",
     "RetryDaemon",
@@ -144,6 +158,7 @@ __all__ = [
     "Telemetry",
     "ValidationError",
     "Worker",
+    "WorkerOptions",
     "__version__",
     "current",
     "open_broker",

@@ -30,6 +30,7 @@ from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
 from .pipeline import ConsumeMiddleware
 from .queues import Queues
+from .rates import Gate, Rates
 from .registry import Registry
 from .retry import RetryPolicy
 from .services import Service
@@ -42,6 +43,7 @@ from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
+from .turns import Turns, each_queue
 
 logger = logging.getLogger("penstock")
 
@@ -72,7 +74,8 @@ class Options:
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
     letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
-    letter without having run, with its outcome.
+    letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
+    ``services``: further roles that run beside the consumer.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -82,6 +85,8 @@ class Options:
     threads: int | None = None
     expired: Expired = "dead_letter"
     refused: Refused | None = None
+    rates: Rates | None = None
+    services: Sequence[Service] = ()
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
@@ -162,8 +167,14 @@ class Running:
             self._threads = Threads(most, f"penstock-{plan.name}")
         self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
+        fetch, rates = plan.broker.fetch, plan.options.rates
+        if rates is not None:
+            fetch = Gate(plan.broker, rates, around.clock).fetch
+        alone = plan.queues is None or (plan.broker.capabilities.several and rates is None)
+        self._turns = None if alone else Turns(fetch)
         self.intake = Intake(
-            plan.broker,
+            fetch if self._turns is None else self._turns.fetch,
+            plan.broker.capabilities.max_batch,
             self._look,
             self.ledger,
             self.accept,
@@ -262,11 +273,19 @@ class Running:
         self.ledger.add(deliveries)
         if self.intake.quiet:  # fetched while the worker went quiet: for somebody else to run
             self.ledger.release_unstarted(deliveries)
+        elif self._left_out:  # asked for before the queue was paused
+            self.ledger.release_unstarted([d for d in deliveries if d.source in self._left_out])
         self.slots.wake()
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
-        broker, subscription, claim = self._plan.broker, self._plan.subscription, self._plan.claim
+        found: list[Service] = [*self._plan.options.services]
+        for subscription in each_queue(self._plan.broker, self._plan.subscription):
+            found += self._services(subscription, scheduler=scheduler)
+        return found
+
+    def _services(self, subscription: Subscription, *, scheduler: bool) -> list[Service]:
+        broker, claim = self._plan.broker, self._plan.claim
         telemetry, limit = self._around.telemetry, self._plan.policy.max_attempts
         found: list[Service] = []
         if scheduler and isinstance(broker, SupportsSchedule):
@@ -320,6 +339,8 @@ class Running:
             await asyncio.gather(self._intake_task, return_exceptions=True)
             self._intake_task = None
             self.intake.halted()
+        if self._turns is not None and (taken := await self._turns.stop()):
+            self.accept(taken)
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """See ``Consumer.stop``."""

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random, SystemRandom
@@ -35,7 +36,7 @@ from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
 from ..queues import Queues
 from ..retry import RetryPolicy
 from ..running import Options
-from ..threads import Threads, run_in
+from ..threads import Threads, in_thread
 from . import job_retry
 from .chain import Chain
 from .failures import Failures, JobClasses
@@ -44,6 +45,8 @@ from .job_logger import LogsJobs
 from .job_payload import ArgsCodec, jid_of, payload_of
 from .job_retry import Skip, Timestamps, caused_by_shutdown
 from .payload import Payload
+
+logger = logging.getLogger("penstock.sidekiq")
 
 ASKING: Final = frozenset({"profile", "log_level"})  # what a job may ask for itself
 BACK_OF_THE_QUEUE: Final = Retry(0.0, counts=False)
@@ -233,19 +236,10 @@ class Processor:
             job.iterations = replace(self.options.iterations, threads=self._pool())
         if not plan.threaded:
             return await job.perform(*args)
-        result = await self._in_thread(context, job.perform, args)
-        return await result if inspect.isawaitable(result) else result  # a plain wrapper of a coroutine function
-
-    async def _in_thread(self, context: Context, perform: Callable[..., Any], args: list[Any]) -> Any:
         profiler = self.options.profiler
-        call = perform if profiler is None else profiler.follow(perform)
-        future = run_in(self._pool(), partial(call, *args))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not context.timed_out:
-                raise
-            return await future  # a thread cannot be interrupted: what it comes to counts
+        call = job.perform if profiler is None else profiler.follow(job.perform)
+        result = await in_thread(self._pool(), context, partial(call, *args))
+        return await result if inspect.isawaitable(result) else result  # a plain wrapper of a coroutine function
 
     def _pool(self) -> Threads:
         if self._threads is None:
@@ -281,5 +275,10 @@ class Processor:
                 raise asyncio.CancelledError from error
             return HANDED_BACK
         payload, log = payload_of(args, context, self.options.timestamps), self._log
-        with log.prepare(payload) if log else nullcontext():
+        with ExitStack() as stack:
+            if log:
+                try:
+                    stack.enter_context(log.prepare(payload))
+                except Exception:
+                    logger.exception("the job logger failed; the job's failure is decided without it")
             return await self._failures.outcome(error, payload, context.stream, context.attempt)
