@@ -106,13 +106,8 @@ class Consumer(Generic[T]):
         options: Options | None = None,
         archive: Audit | None = None,
     ) -> None:
-        if isinstance(broker, str):
-            raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
+        _check_parts(broker, handler)
         at_least_one("concurrency, the handlers at once,", concurrency)
-        if not callable(handler):
-            raise ConfigurationError(
-                f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
-            )
         _check_names(stream, group, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
@@ -292,6 +287,13 @@ def _subscription(stream: str | Queues, group: str, claim: Claim, options: Optio
         queues=() if isinstance(stream, str) else stream.names,
         keyed=keyed,
     )
+
+
+def _check_parts(broker: Any, handler: Any) -> None:
+    if isinstance(broker, str):
+        raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
+    if not callable(handler):
+        raise ConfigurationError(f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}")
 
 
 def _check_names(stream: str | Queues, group: str, shards: int) -> None:

@@ -31,7 +31,9 @@ class Resize(Job):
 
 
 async def pushes(app: App) -> None:
-    assert_type(app.push(SendMail("a@x")), Push[SendMail])
+    app.push(SendMail("forgotten"))  # type: ignore[unused-awaitable]
+    push: Push[SendMail] = app.push(SendMail("a@x"))
+    await push
     assert_type(
         await app.push(SendMail("a@x")).on_queue("emails").with_priority("high").delay(60).backoff(5, 2), SendMail
     )
