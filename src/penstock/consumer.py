@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
+from .audit import Audit
 from .batches import Batch
 from .broker import Broker, Subscription
 from .checks import at_least_one, instance, one_of, positive
@@ -34,8 +35,9 @@ class Consumer(Generic[T]):
     thread. ``shards``: streams that ``stream`` is spread over, as its producers say; the slots are divided
     among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
     ``timeout``: seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in
-    order: with ``True`` within this consumer, ``"everywhere"`` across all workers, where the broker can. ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first
-    outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    order: with ``True`` within this consumer, ``"everywhere"`` across all workers, where the broker can. ``batch``: the
+    handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first outermost. ``archive``:
+    where a row of each terminal outcome is kept. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
     @overload
@@ -58,6 +60,7 @@ class Consumer(Generic[T]):
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     @overload
@@ -79,6 +82,7 @@ class Consumer(Generic[T]):
         codec: Codec[T] | None = None,
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
@@ -100,6 +104,7 @@ class Consumer(Generic[T]):
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None:
         if isinstance(broker, str):
             raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
@@ -134,6 +139,7 @@ class Consumer(Generic[T]):
             ordered=within,
             shards=shards,
             queues=stream if isinstance(stream, Queues) else None,
+            archive=archive,
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
@@ -166,6 +172,11 @@ class Consumer(Generic[T]):
     def subscription(self) -> Subscription:
         """What it reads, and on which terms. Of several shards, ``source`` is the name that they have in common."""
         return self._plan.subscription
+
+    @property
+    def archive(self) -> Audit | None:
+        """Where a row of each terminal outcome is kept."""
+        return self._plan.archive
 
     @property
     def concurrency(self) -> int:

@@ -41,6 +41,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     capabilities = Capabilities(
         max_delay=FOREVER,
+        stable_ids=False,
         ordered=True,
         fanout=True,
         persistent=True,
