@@ -58,7 +58,7 @@ class SqsBroker(SqsInspection):
         )
         self._clock, self._original = clock, original
         self._holdings: Holdings = original._holdings if original else Holdings()  # noqa: SLF001 - our own class
-        self._connection, self._polling = Connection(options, clock), Connection(options, clock)
+        self._connection = Connection(options, clock)
         self._names, self._queues = Names(options), Queues(self._connection, options)
         self._batches = Batches(self._connection, self._queues, options.max_message)
         self._settler = Settler(self._batches, self._names, self._holdings, clock, self.identity)
@@ -104,7 +104,6 @@ class SqsBroker(SqsInspection):
                     await self._settler.give_back(list(self._holdings.held.values()))
         finally:
             await self._connection.close()
-            await self._polling.close()
 
     def fork(self) -> SqsBroker:
         return SqsBroker(self.options, identity=self.identity, clock=self._clock, original=self._original or self)
@@ -132,7 +131,7 @@ class SqsBroker(SqsInspection):
                 subscription,
                 self._names.queue(subscription.source, subscription.group),
                 self.options,
-                polling=self._polling,
+                connection=self._connection,
                 queues=self._queues,
                 batches=self._batches,
                 settler=self._settler,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import Any, TypeVar
 
 from ...clock import Clock
@@ -18,7 +19,7 @@ from .options import SqsOptions
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0
-CONNECTIONS = 64
+CONNECTIONS = 1000  # of a pool: none is kept that is not used, and each waiting read has its own
 TRIES = 4
 FIRST_PAUSE = 0.1  # seconds before what was throttled is tried again; then twice as long
 
@@ -146,6 +147,14 @@ def _refusal(what: str, error: Any) -> BrokerError:
     return ConnectionFailed(text) if status >= 500 else BrokerError(text)
 
 
+@cache
+def _loader() -> Any:
+    """What reads the descriptions of services, which takes longer than all the rest: once for the whole process."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
 def _new_client(service: str, options: SqsOptions) -> Any:
     try:
         from aiobotocore.config import AioConfig
@@ -153,6 +162,7 @@ def _new_client(service: str, options: SqsOptions) -> Any:
     except ImportError:
         raise MissingExtra("aiobotocore", "sqs") from None
     session: Any = AioSession(profile=options.profile)
+    session.register_component("data_loader", _loader())
     config: Any = AioConfig(
         connect_timeout=min(CONNECT_TIMEOUT, options.timeout),
         read_timeout=options.timeout + 30,  # the deadline of each call is shorter, except while the server may wait

@@ -70,6 +70,8 @@ class SqsInspection:
         )
 
     async def peek(self, source: str, limit: int) -> Sequence[Message]:
+        if await self._queues.find(self._names.queue(source)) is None:
+            return []
         raise UnsupportedFeature(
             f"nobody can look into an SQS queue without taking from it, and {source!r} counts that as a delivery; its"
             " sizes are in `penstock stats`"
@@ -79,14 +81,15 @@ class SqsInspection:
         """The oldest of those that can be seen now. Each call reads the whole queue, up to ``MOST_DEAD``."""
         queue = self._names.dead(source)
         raws = await self._look_through(queue)
-        await self._batches.show(queue, [raw["ReceiptHandle"] for raw in raws], [0] * len(raws))
+        await self._show(queue, raws)
         letters = sorted(map(self._letter, raws), key=lambda letter: letter.id)
         return [letter for letter in letters if after is None or letter.id > after][:limit]
 
     async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
         """Each is written to its queue and deleted then: who dies between the two leaves it in both."""
         dead, queue = self._names.dead(source), self._names.queue(source)
-        found = [raw for raw in await self._chosen(dead, ids) if self._letter(raw).raw is None]
+        chosen = await self._chosen(dead, ids)
+        found = [raw for raw in chosen if self._letter(raw).raw is None]
         entries = list[dict[str, Any]]()
         for raw in found:
             message = wire.dead_message(self._letter(raw).message)
@@ -95,6 +98,7 @@ class SqsInspection:
         fates = await self._batches.send(queue, entries)
         moved = [raw["ReceiptHandle"] for raw, fate in zip(found, fates, strict=True) if isinstance(fate, str)]
         await self._batches.delete(dead, moved)
+        await self._show(dead, [raw for raw in chosen if raw["ReceiptHandle"] not in moved])
         if errors := [fate for fate in fates if isinstance(fate, Exception)]:
             raise BrokerError(f"{len(errors)} of {len(fates)} dead letters stay where they are: {errors[0]}")
         return len(moved)
@@ -138,8 +142,12 @@ class SqsInspection:
         wanted, chosen, others = set(ids), list[_Raw](), list[_Raw]()
         for raw in await self._look_through(queue):
             (chosen if self._letter(raw).id in wanted else others).append(raw)
-        await self._batches.show(queue, [raw["ReceiptHandle"] for raw in others], [0] * len(others))
+        await self._show(queue, others)
         return chosen
+
+    async def _show(self, queue: str, raws: Sequence[_Raw]) -> None:
+        """Let others see them again at once."""
+        await self._batches.show(queue, [raw["ReceiptHandle"] for raw in raws], [0] * len(raws))
 
     async def _look_through(self, queue: str) -> list[_Raw]:
         found, empty = dict[str, _Raw](), 0

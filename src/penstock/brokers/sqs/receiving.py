@@ -46,7 +46,7 @@ class Reader:
         queue: str,
         options: SqsOptions,
         *,
-        polling: Connection,
+        connection: Connection,
         queues: Queues,
         batches: Batches,
         settler: Settler,
@@ -59,7 +59,7 @@ class Reader:
                 f" {subscription.lease}; take a short one: it is renewed while the handler runs"
             )
         self.subscription, self.queue = subscription, queue
-        self._options, self._polling, self._queues = options, polling, queues
+        self._options, self._connection, self._queues = options, connection, queues
         self._batches, self._settler, self._holdings, self._clock = batches, settler, holdings, clock
         self._fifo = queue.endswith(FIFO)
         self._hot = False
@@ -117,18 +117,18 @@ class Reader:
         found, full = list[Delivery[Receipt]](), self._hot
         if not full:
             found, full = await self._receive(min(limit, self._at_once), wait)
-        patience = min(1.0, self.subscription.lease / 4)
-        while full and len(found) < limit and self._clock.monotonic() - began < patience:
+        enough = self._clock.monotonic() + min(1.0, self.subscription.lease / 4)
+        while full and len(found) < limit and self._clock.monotonic() < enough:
             asked = self._shares(limit - len(found))
             results = await asyncio.gather(*(self._receive(n, 0.0) for n in asked), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    full = False
-                    if not found:
-                        raise result
-                else:
-                    found += result[0]
-                    full = full and result[1]
+            broken = [result for result in results if isinstance(result, BaseException)]
+            brought = [
+                delivery for result in results if not isinstance(result, BaseException) for delivery in result[0]
+            ]
+            found += brought
+            if broken and not found:
+                raise broken[0]
+            full = not broken and 2 * len(brought) >= sum(asked)
         self._hot = full
         if not found and wait > (gone := self._clock.monotonic() - began):
             return await self._gather(limit, wait - gone)
@@ -154,7 +154,7 @@ class Reader:
         asked_at = self._clock.monotonic()
 
         async def ask(url: str) -> Mapping[str, Any]:
-            return await self._polling.call(
+            return await self._connection.call(
                 "receive_message",
                 wait=wait,
                 QueueUrl=url,
