@@ -51,7 +51,7 @@ class Names:
 
     def _checked(self, source: str, name: str, *, plain: bool = False) -> str:
         full = name if plain else self._prefix + name
-        if _LEGAL.fullmatch(full) is None or len(full) > MAX_NAME:
+        if not source or _LEGAL.fullmatch(full) is None or len(full) > MAX_NAME:
             raise ConfigurationError(
                 f"the name of an SQS queue has letters, digits, '-', '_' and ':' (written '--'), and in all"
                 f" {MAX_NAME} characters at most; {source!r} would be {full!r}"
