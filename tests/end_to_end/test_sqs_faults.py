@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from penstock import Options, Producer
+from penstock import Claim, Producer
 from penstock.testing.proxy import FaultProxy
 from tests.conftest import do_without
 from tests.end_to_end.fleet import Fleet
@@ -101,7 +101,7 @@ async def test_a_network_that_fails_is_an_outage_that_ends_by_itself(
 
     producer: Producer[dict[str, int]] = stage.producer(dict[str, int])
     await producer.send_many([{"n": n} for n in range(100)])
-    worker = await stage.work(stage.consumer(dict[str, int], handler, options=Options(lease=5.0)))
+    worker = await stage.work(stage.consumer(dict[str, int], handler, claim=Claim(min_idle=5.0)))
     await stage.until(lambda: len(seen) > 20)
     getattr(proxy, fault)()
     if fault in {"blackhole", "refuse"}:
@@ -132,7 +132,7 @@ async def test_a_handler_that_blocks_the_loop_for_longer_than_its_lease_keeps_it
 
     try:
         await stage.producer(dict[str, int]).send({"n": 1})
-        await stage.work(stage.consumer(dict[str, int], handler, options=Options(lease=2.0)))
+        await stage.work(stage.consumer(dict[str, int], handler, claim=Claim(min_idle=2.0)))
         await stage.until(lambda: seen == [1])
         await stage.until_empty()
         await asyncio.sleep(2.5)  # a lease later it would have come again

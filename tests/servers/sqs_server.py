@@ -124,7 +124,7 @@ class OwnSqsServer(SqsServer):
 
     def stop(self) -> None:
         """Stop for good and remove the server's files. May be called in any state, and twice."""
-        self._end(signal.SIGTERM)
+        self._end(signal.SIGKILL)  # it would take its time, and nothing is to be kept
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _spawn(self, port: int) -> None:

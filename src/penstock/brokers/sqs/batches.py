@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import BrokerError, ConnectionFailed, PayloadTooLarge
+from ...errors import BrokerError, ConnectionFailed
 from . import wire
 from .connection import TRIES, Connection, QueueMissing, is_throttled, names_of
 from .names import FIFO, Queues
@@ -62,18 +62,15 @@ class Batches:
 
     def _chunked(self, entries: Sequence[dict[str, Any]], fates: list[str | Exception]) -> list[list[int]]:
         """Places of entries that fit in one call. What fits in none has its fate now."""
-        chunks: list[list[int]] = []
+        chunks = list[list[int]]()
         room = 0
         for place, each in enumerate(entries):
             needed = wire.size(each)
             if needed > self._max:
-                fates[place] = PayloadTooLarge(
-                    f"the message has {needed} bytes as SQS counts them, {self._max} are allowed (bytes that are no text"
-                    " take a third more); send a reference to the payload"
-                )
+                fates[place] = wire.too_large(needed, self._max)
                 continue
             if not chunks or len(chunks[-1]) == TEN or needed > room:
-                chunks.append([])
+                chunks += [list[int]()]
                 room = self._max
             chunks[-1].append(place)
             room -= needed
@@ -100,7 +97,7 @@ class Batches:
             open_ = []
             for failed in answer.get("Failed", ()):
                 place = int(failed["Id"])
-                fates[place] = _failure(queue, failed)
+                fates[place] = failure(queue, failed)
                 if is_throttled(failed):
                     open_.append(place)
             if not open_:
@@ -122,7 +119,7 @@ class Batches:
                 open_ = [int(each["Id"]) for each in failed if is_throttled(each)]
                 for each in failed:
                     if not is_throttled(each) and not names_of(each) & GONE:
-                        raise _failure(queue, each)
+                        raise failure(queue, each)
                 if not open_:
                     return
             raise ConnectionFailed(f"{operation} on {queue!r}: throttled {TRIES} times")
@@ -145,6 +142,7 @@ class Batches:
             return {}
 
 
-def _failure(queue: str, failed: Mapping[str, Any]) -> BrokerError:
+def failure(queue: str, failed: Mapping[str, Any]) -> BrokerError:
+    """Why an entry of a call failed."""
     text = f"{queue!r}: {failed.get('Code', '?')}: {failed.get('Message', '')}"
     return ConnectionFailed(text) if is_throttled(failed) else BrokerError(text)

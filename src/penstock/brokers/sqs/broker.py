@@ -20,6 +20,7 @@ from ...errors import AccessDenied, BrokerError
 from ...message import Delivery
 from .batches import Batches
 from .connection import Connection
+from .fanout import MAX_PUBLISH, Topics
 from .holdings import Holdings, Receipt
 from .inspection import SqsInspection
 from .names import Names, Queues
@@ -52,9 +53,10 @@ class SqsBroker(SqsInspection):
             fanout=options.fanout == "sns",
             keyed=options.fifo,
             counted=not options.fifo,
-            retentions=("workqueue",),
+            retentions=("interest",) if options.fanout == "sns" else ("workqueue",),
             max_batch=MAX_BATCH,
-            max_body=options.max_message - RESERVED_BYTES,
+            max_body=(min(options.max_message, MAX_PUBLISH) if options.fanout == "sns" else options.max_message)
+            - RESERVED_BYTES,
         )
         self._clock, self._original = clock, original
         self._holdings: Holdings = original._holdings if original else Holdings()  # noqa: SLF001 - our own class
@@ -62,6 +64,8 @@ class SqsBroker(SqsInspection):
         self._names, self._queues = Names(options), Queues(self._connection, options)
         self._batches = Batches(self._connection, self._queues, options.max_message)
         self._settler = Settler(self._batches, self._names, self._holdings, clock, self.identity)
+        fans_out = options.fanout == "sns"
+        self._topics = Topics(options, self._names, self._queues, clock) if fans_out else None
         self._readers: dict[tuple[str, str], Reader] = {}
         self._working: set[asyncio.Future[Any]] = set()
         self._opened = self._closed = False
@@ -104,18 +108,25 @@ class SqsBroker(SqsInspection):
                     await self._settler.give_back(list(self._holdings.held.values()))
         finally:
             await self._connection.close()
+            if self._topics is not None:
+                await self._topics.close()
 
     def fork(self) -> SqsBroker:
         return SqsBroker(self.options, identity=self.identity, clock=self._clock, original=self._original or self)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
-        return await publish(self._batches, self._names, messages, self._clock.time()) if messages else []
+        if not messages:
+            return []
+        return await publish(self._batches, self._names, messages, self._clock.time(), self._topics)
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         if self._closed:
             raise BrokerError("the broker is closed; open it again before reading")
         self._holdings.forget_lapsed(self._clock.monotonic())
-        return await self._reader(subscription).fetch(min(limit, MAX_BATCH), wait)
+        reader = self._reader(subscription)
+        if self._topics is not None:
+            await self._topics.subscribe(subscription.source, reader.queue, self._connection)
+        return await reader.fetch(min(limit, MAX_BATCH), wait)
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         return await self._whole(self._settler.settle(settlements)) if settlements else []

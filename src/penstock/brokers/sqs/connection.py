@@ -101,7 +101,7 @@ class Connection:
 
     def _translated(self, operation: str, error: Exception) -> Exception:
         """What an exception of the client library is among ours. Its texts carry no secret."""
-        from botocore import exceptions as boto
+        from botocore import exceptions as boto  # type: ignore[import-untyped]  # has no stubs
 
         what = f"{operation} at {self._options.url}"
         if isinstance(error, BrokerError | ConfigurationError):
@@ -150,15 +150,16 @@ def _refusal(what: str, error: Any) -> BrokerError:
 @cache
 def _loader() -> Any:
     """What reads the descriptions of services, which takes longer than all the rest: once for the whole process."""
-    from botocore.loaders import create_loader
+    from botocore import loaders
 
-    return create_loader()
+    untyped: Any = loaders
+    return untyped.create_loader()
 
 
 def _new_client(service: str, options: SqsOptions) -> Any:
     try:
-        from aiobotocore.config import AioConfig
-        from aiobotocore.session import AioSession
+        from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # has no stubs
+        from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # has no stubs
     except ImportError:
         raise MissingExtra("aiobotocore", "sqs") from None
     session: Any = AioSession(profile=options.profile)

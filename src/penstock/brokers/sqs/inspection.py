@@ -19,6 +19,7 @@ from ...message import Message
 from . import wire
 from .batches import TEN, Batches
 from .connection import Connection, QueueMissing
+from .fanout import Topics
 from .names import FIFO, Names, Queues
 from .options import SqsOptions
 from .publishing import addressed
@@ -40,33 +41,26 @@ class SqsInspection:
     _queues: Queues
     _batches: Batches
     _clock: Clock
+    _topics: Topics | None
 
     async def sources(self) -> Sequence[str]:
-        found, token = set[str](), {}
-        while True:
-            answer = await self._connection.short(
-                "list_queues", QueueNamePrefix=self.options.prefix, MaxResults=1000, **token
-            )
-            for url in answer.get("QueueUrls") or ():
-                if (source := self._names.source(url.rpartition("/")[2])) is not None:
-                    found.add(source)
-            if not (following := answer.get("NextToken")):
-                return sorted(found)
-            token = {"NextToken": following}
+        sources = map(self._names.source, await self._listed(self.options.prefix))
+        return sorted({source for source in sources if source is not None})
 
     async def stats(self, source: str) -> StreamStats:
-        own, dead = await asyncio.gather(self._sizes(self._names.queue(source)), self._sizes(self._names.dead(source)))
-        if own is None:
-            return StreamStats(source=source, size=0, delayed=0, dead=sum(dead or ()), oldest_age=None, groups=())
-        waiting, leased, delayed = own
-        group = GroupStats(name="default", leased=leased, lag=waiting, owners=0)
+        queues = await self._groups(source)
+        dead, *own = await asyncio.gather(self._sizes(self._names.dead(source)), *map(self._sizes, queues.values()))
+        groups = {name: sizes for name, sizes in zip(queues, own, strict=True) if sizes is not None}
         return StreamStats(
             source=source,
-            size=waiting + leased,
-            delayed=delayed,
+            size=max((waiting + leased for waiting, leased, _ in groups.values()), default=0),
+            delayed=max((delayed for _, _, delayed in groups.values()), default=0),
             dead=sum(dead or ()),
             oldest_age=None,
-            groups=(group,),
+            groups=tuple(
+                GroupStats(name=name, leased=leased, lag=waiting, owners=0)
+                for name, (waiting, leased, _) in groups.items()
+            ),
         )
 
     async def peek(self, source: str, limit: int) -> Sequence[Message]:
@@ -86,16 +80,17 @@ class SqsInspection:
         return [letter for letter in letters if after is None or letter.id > after][:limit]
 
     async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
-        """Each is written to its queue and deleted then: who dies between the two leaves it in both."""
+        """Each is written to its queue (its topic) and deleted then: who dies between the two leaves it in both."""
         dead, queue = self._names.dead(source), self._names.queue(source)
         chosen = await self._chosen(dead, ids)
         found = [raw for raw in chosen if self._letter(raw).raw is None]
         entries = list[dict[str, Any]]()
         for raw in found:
-            message = wire.dead_message(self._letter(raw).message)
-            entry = wire.entry(msgspec.structs.replace(message, enqueued_at=self._clock.time()))
+            message = msgspec.structs.replace(self._letter(raw).message, attempt=0, enqueued_at=self._clock.time())
+            entry = wire.entry(message)
             entries.append(addressed(entry, message) if queue.endswith(FIFO) else entry)
-        fates = await self._batches.send(queue, entries)
+        topics = self._topics
+        fates = await (self._batches.send(queue, entries) if topics is None else topics.send(source, entries))
         moved = [raw["ReceiptHandle"] for raw, fate in zip(found, fates, strict=True) if isinstance(fate, str)]
         await self._batches.delete(dead, moved)
         await self._show(dead, [raw for raw in chosen if raw["ReceiptHandle"] not in moved])
@@ -110,18 +105,34 @@ class SqsInspection:
 
     async def purge(self, source: str) -> int:
         """By PurgeQueue, which SQS allows once a minute, and only while nothing is leased: it would go as well."""
-        queue = self._names.queue(source)
-        sizes = await self._sizes(queue)
-        if sizes is None:
-            return 0
-        waiting, leased, delayed = sizes
-        if leased:
+        found = [(queue, await self._sizes(queue)) for queue in (await self._groups(source)).values()]
+        queues = {queue: sizes for queue, sizes in found if sizes is not None}
+        if leased := sum(sizes[1] for sizes in queues.values()):
             raise UnsupportedFeature(
                 f"{leased} messages of {source!r} are being worked on, and SQS would purge them as well: stop its"
                 " workers first (`penstock stats` shows when nothing is leased any more)"
             )
-        await self._queues.on(queue, lambda url: self._connection.short("purge_queue", QueueUrl=url))
-        return waiting + delayed
+        for queue in queues:
+            await self._queues.on(queue, lambda url: self._connection.short("purge_queue", QueueUrl=url))
+        return max((waiting + delayed for waiting, _, delayed in queues.values()), default=0)
+
+    async def _listed(self, prefix: str) -> list[str]:
+        """Names of queues that begin so."""
+        found, token = list[str](), dict[str, str]()
+        narrowed = {"QueueNamePrefix": prefix} if prefix else {}
+        while True:
+            answer = await self._connection.short("list_queues", MaxResults=1000, **narrowed, **token)
+            found += [url.rpartition("/")[2] for url in answer.get("QueueUrls") or ()]
+            if not (following := answer.get("NextToken")):
+                return found
+            token = {"NextToken": following}
+
+    async def _groups(self, source: str) -> dict[str, str]:
+        """The queues of a source, by group."""
+        if self._topics is None:
+            return {"default": self._names.queue(source)}
+        prefix = self._names.queue(source, "")
+        return {name.removeprefix(prefix).replace("--", ":"): name for name in await self._listed(prefix)}
 
     async def _sizes(self, queue: str) -> tuple[int, int, int] | None:
         """Messages waiting, leased and delayed; ``None`` if there is no such queue."""

@@ -36,6 +36,10 @@ class Names:
             name = f"{name}__{group.replace(':', '--')}"
         return self._checked(source, name + (FIFO if self._fifo or source.endswith(FIFO) else ""))
 
+    def topic(self, source: str) -> str:
+        """The topic of a source, where each group has a queue of its own."""
+        return self._checked(source, source.replace(":", "--"))
+
     def dead(self, source: str) -> str:
         """The queue of a source's dead letters."""
         return self._checked(source, self.queue(source).replace(FIFO, "-fifo") + DEAD, plain=True)

@@ -85,8 +85,8 @@ class SqsOptions(msgspec.Struct, frozen=True, kw_only=True):
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError as wrong:
-            raise InvalidURL(f"{EXPECTED}; got one that cannot be read: {wrong}") from None
+        except ValueError as unreadable:
+            raise InvalidURL(f"{EXPECTED}; got one that cannot be read: {unreadable}") from None
         if parts.path.strip("/") or parts.fragment:
             raise InvalidURL(f"{EXPECTED}; queues are no part of the address, got the path {parts.path!r}")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))

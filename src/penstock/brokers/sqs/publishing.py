@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...broker import Outgoing
-from ...errors import BrokerError, ConnectionFailed, EncodeError, PublishError, UnsupportedFeature
+from ...errors import AccessDenied, BrokerError, ConnectionFailed, EncodeError, PublishError, UnsupportedFeature
 from ...message import Message
 from . import wire
 from .batches import Batches
+from .fanout import Topics
 from .names import FIFO, Names
 from .options import MAX_LEASE
 
@@ -21,30 +22,32 @@ _GROUP_ALPHABET = frozenset(map(chr, range(0x21, 0x7F)))
 _MAX_GROUP = 128
 
 
-async def publish(batches: Batches, names: Names, messages: Sequence[Outgoing], now: float) -> list[str]:
+async def publish(
+    batches: Batches, names: Names, messages: Sequence[Outgoing], now: float, topics: Topics | None = None
+) -> list[str]:
     """The ids in order. Raises ``PublishError`` if some were refused, ``ConnectionFailed`` if none can be said to be in."""
     fates: list[str | Exception] = [BrokerError("not tried")] * len(messages)
     queues: defaultdict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for place, item in enumerate(messages):
         queue = names.queue(item.destination)
         try:
-            queues[queue].append((place, _entry(queue, item, now)))
+            entry = _entry(queue, item, now) if topics is None else _announced(item, now)
+            queues[queue if topics is None else item.destination].append((place, entry))
         except (EncodeError, UnsupportedFeature) as error:
             fates[place] = error
 
     async def run(queue: str, items: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        for (place, _), fate in zip(items, await batches.send(queue, [each for _, each in items]), strict=True):
+        send = batches.send if topics is None else topics.send
+        for (place, _), fate in zip(items, await send(queue, [each for _, each in items]), strict=True):
             fates[place] = fate
 
     await asyncio.gather(*(run(queue, items) for queue, items in queues.items()))
     ids = [fate for fate in fates if isinstance(fate, str)]
     if len(ids) == len(fates):
         return ids
-    errors = [fate for fate in fates if isinstance(fate, BrokerError)]
-    if len(errors) == len(fates) and isinstance(errors[0], ConnectionFailed | BrokerError):
-        same = all(type(error) is type(errors[0]) or str(error).startswith("not tried") for error in errors)
-        if same and isinstance(errors[0], ConnectionFailed):
-            raise errors[0]
+    outage = next((fate for fate in fates if isinstance(fate, ConnectionFailed | AccessDenied)), None)
+    if outage is not None and not ids:
+        raise outage
     raise PublishError(fates)
 
 
@@ -63,12 +66,25 @@ def group_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _entry(queue: str, item: Outgoing, now: float) -> dict[str, Any]:
+def _announced(item: Outgoing, now: float) -> dict[str, Any]:
+    """An entry for a topic, which knows no delay."""
+    _not_once(item)
+    try:
+        return wire.entry(item.message, due=now + item.delay if item.delay > 0 else None)
+    except (TypeError, ValueError, RecursionError) as wrong:
+        raise EncodeError(f"the headers are no JSON: {wrong}") from None
+
+
+def _not_once(item: Outgoing) -> None:
     if item.once is not None:
         raise UnsupportedFeature(
             "SQS cannot publish once for each key; give the producer an Idempotency with a cache, or let the consumer"
             " deduplicate"
         )
+
+
+def _entry(queue: str, item: Outgoing, now: float) -> dict[str, Any]:
+    _not_once(item)
     try:
         if not queue.endswith(FIFO):
             return wire.delayed(item.message, item.delay, now)

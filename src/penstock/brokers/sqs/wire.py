@@ -21,8 +21,8 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET
-from msgspec.structs import replace
 
+from ...errors import PayloadTooLarge
 from ...message import EMPTY, Delivery, Message
 from ...outcome import DeadLetter
 from .options import MAX_DELAY
@@ -119,6 +119,14 @@ def size(entry_: Mapping[str, Any]) -> int:
     return total
 
 
+def too_large(found: int, most: int) -> PayloadTooLarge:
+    """A message that no call can carry."""
+    return PayloadTooLarge(
+        f"the message has {found} bytes as SQS counts them, {most} are allowed (bytes that are no text take a third"
+        " more); send a reference to the payload"
+    )
+
+
 def read(raw: Mapping[str, Any], default_type: str) -> Read:
     """What was received."""
     attributes: Mapping[str, Any] = raw.get("MessageAttributes") or {}
@@ -173,11 +181,6 @@ def to_json(value: Any) -> Any:
         return _decode_any(_encode(value))
     except Exception:  # noqa: BLE001 - an object of the user may raise anything
         return _said(value)
-
-
-def dead_message(message: Message) -> Message:
-    """A dead letter as the fresh message that it becomes again."""
-    return replace(message, attempt=0)
 
 
 def _said(value: Any) -> str:
