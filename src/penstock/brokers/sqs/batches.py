@@ -32,7 +32,7 @@ class Batches:
         what comes later must not overtake.
         """
         fates: list[str | Exception] = [BrokerError("not tried, because one before it failed")] * len(entries)
-        chunks = self._chunked(entries, fates)
+        chunks = chunked(entries, fates, self._max)
         ordered = queue.endswith(FIFO)
 
         async def run(chunk: Sequence[int]) -> bool:
@@ -60,25 +60,9 @@ class Batches:
         ]
         return await self._settle(queue, "change_message_visibility_batch", entries)
 
-    def _chunked(self, entries: Sequence[dict[str, Any]], fates: list[str | Exception]) -> list[list[int]]:
-        """Places of entries that fit in one call. What fits in none has its fate now."""
-        chunks = list[list[int]]()
-        room = 0
-        for place, each in enumerate(entries):
-            needed = wire.size(each)
-            if needed > self._max:
-                fates[place] = wire.too_large(needed, self._max)
-                continue
-            if not chunks or len(chunks[-1]) == TEN or needed > room:
-                chunks += [list[int]()]
-                room = self._max
-            chunks[-1].append(place)
-            room -= needed
-        return chunks
-
     async def _send(self, queue: str, entries: Sequence[dict[str, Any]], ordered: bool) -> list[str | Exception]:
         fates: list[str | Exception] = [BrokerError("the service said nothing of it")] * len(entries)
-        open_, tries = list(range(len(entries))), 1 if ordered else TRIES
+        open_, tries = [*range(len(entries))], 1 if ordered else TRIES
         for attempt in range(tries):
             if attempt:
                 await self._connection.pause(attempt - 1)
@@ -94,7 +78,7 @@ class Batches:
                 return fates
             for done in answer.get("Successful", ()):
                 fates[int(done["Id"])] = done["MessageId"]
-            open_ = []
+            open_ = list[int]()
             for failed in answer.get("Failed", ()):
                 place = int(failed["Id"])
                 fates[place] = failure(queue, failed)
@@ -140,6 +124,22 @@ class Batches:
         except QueueMissing:
             self._queues.forget(queue)
             return {}
+
+
+def chunked(entries: Sequence[dict[str, Any]], fates: list[str | Exception], most: int) -> list[list[int]]:
+    """Places of entries that fit in one call of ``most`` bytes. What fits in none has its fate now."""
+    chunks, room = list[list[int]](), 0
+    for place, each in enumerate(entries):
+        needed = wire.size(each)
+        if needed > most:
+            fates[place] = wire.too_large(needed, most)
+        elif chunks and len(chunks[-1]) < TEN and needed <= room:
+            chunks[-1].append(place)
+            room -= needed
+        else:
+            chunks.append([place])
+            room = most - needed
+    return chunks
 
 
 def failure(queue: str, failed: Mapping[str, Any]) -> BrokerError:

@@ -15,8 +15,7 @@ from typing import Any
 
 from ...clock import Clock
 from ...errors import AccessDenied, BrokerError
-from . import wire
-from .batches import TEN, failure
+from .batches import chunked, failure
 from .connection import Connection, QueueMissing
 from .names import Names, Queues
 from .options import SqsOptions
@@ -69,18 +68,7 @@ class Topics:
             for failed in answer.get("Failed", ()):
                 fates[int(failed["Id"])] = failure(source, failed)
 
-        chunks, room = list[list[int]](), 0
-        for place, each in enumerate(entries):
-            needed = wire.size(each)
-            if needed > MAX_PUBLISH:
-                fates[place] = wire.too_large(needed, MAX_PUBLISH)
-                continue
-            if not chunks or len(chunks[-1]) == TEN or needed > room:
-                chunks.append(list[int]())
-                room = MAX_PUBLISH
-            chunks[-1].append(place)
-            room -= needed
-        await asyncio.gather(*map(run, chunks))
+        await asyncio.gather(*map(run, chunked(entries, fates, MAX_PUBLISH)))
         return fates
 
     async def _publish(self, source: str, batch: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ FIFO queues: ``Retry`` and ``Release`` only change when the message is visible a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,8 @@ from .batches import Batches
 from .holdings import Holdings, Receipt
 from .names import FIFO, Names
 from .options import MAX_LEASE
+
+logger = logging.getLogger("penstock")
 
 Item = Settlement[Receipt]
 
@@ -74,8 +77,12 @@ class Settler:
         for delivery in deliveries:
             receipt = delivery.receipt
             seconds = min(math.ceil(lease), math.floor(receipt.limit - now))
-            if receipt.settled or receipt.deadline <= now or (seconds <= 0 and receipt.limit <= now):
+            if receipt.settled or receipt.deadline <= now:
                 lost.append(delivery)
+                if not receipt.settled and receipt.limit <= now:
+                    logger.error(
+                        "%s was held for 12 hours, as long as SQS allows: it is handed out again", receipt.ident
+                    )
             elif seconds > 0:
                 queues[receipt.queue].append((delivery, seconds))
 
