@@ -65,6 +65,7 @@ class Reader:
         self._hot = False
         self._pending: asyncio.Future[Found] | None = None
         self._strays: set[asyncio.Future[None]] = set()
+        self._giving: set[asyncio.Future[None]] = set()  # of the strays: those that must not be interrupted any more
 
     async def fetch(self, limit: int, wait: float) -> Found:
         """As the port says; ``wait`` is rounded up to whole seconds."""
@@ -77,7 +78,7 @@ class Reader:
         try:
             found = await asyncio.shield(pending)
         except asyncio.CancelledError:
-            if not pending.done() or not pending.cancelled():
+            if not pending.cancelled():
                 self._leave_behind(pending)
             raise
         if len(found) > limit:  # an earlier fetch had asked for more
@@ -90,7 +91,7 @@ class Reader:
         if pending is not None:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
-        for stray in list(self._strays):
+        for stray in list(self._strays - self._giving):
             stray.cancel()
         await asyncio.gather(*self._strays, return_exceptions=True)
 
@@ -106,6 +107,9 @@ class Reader:
         if self._pending is not pending:
             return
         self._pending = None
+        if (task := asyncio.current_task()) is not None:
+            self._giving.add(task)
+            task.add_done_callback(self._giving.discard)
         try:
             await self._settler.give_back(await pending)
         except BrokerError:
@@ -178,7 +182,10 @@ class Reader:
             if n not in early
         ]
         if early:
-            await self._send_on([(raws[n], read[n]) for n in early], now)
+            try:
+                await self._send_on([(raws[n], read[n]) for n in early], now)
+            except BrokerError:  # they come again by themselves, and what came with them must not be lost sight of
+                logger.debug("early messages of %s could not be sent on", self.queue, exc_info=True)
         return found, len(raws) == limit
 
     def _delivery(self, raw: Mapping[str, Any], read: wire.Read, deadline: float, limit: float) -> Delivery[Receipt]:
@@ -211,7 +218,7 @@ class Reader:
         return int(read.due is not None and first < read.due)
 
     async def _send_on(self, early: Sequence[tuple[Mapping[str, Any], wire.Read]], now: float) -> None:
-        """Have them wait for what is left of their delay, nobody having seen them. What fails comes again by itself."""
+        """Have them wait for what is left of their delay, nobody having seen them."""
         handles = [raw["ReceiptHandle"] for raw, _ in early]
         left = [max((read.due or 0.0) - now, 0.0) for _, read in early]
         if self._fifo:

@@ -104,8 +104,8 @@ class Settler:
 
     async def _copy(self, queue: str, items: Sequence[Item], errors: list[Exception]) -> list[Item]:
         """Write the successors; the items whose successor is there."""
-        now = self._clock.time()
-        fates = await self._batches.send(queue, [self._successor(item, now + n * 1e-6) for n, item in enumerate(items)])
+        now = self._clock.time()  # each dies a little later than the one before, so that they stay in order
+        fates = await self._batches.send(queue, [self._successor(item, now + n * 2e-6) for n, item in enumerate(items)])
         for item, fate in zip(items, fates, strict=True):
             if isinstance(fate, str):
                 item.delivery.receipt.copied = True

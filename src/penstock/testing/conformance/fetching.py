@@ -51,6 +51,7 @@ class FetchingTests(Harness):
     async def test_two_owners_never_share_a_message(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        subscription = replace(subscription, lease=60.0)  # nothing lapses while they take it all
         await self.send(broker, source, *numbered(300))
         owners = [broker, await self.another(), await self.another()]
         found: list[bytes] = []
