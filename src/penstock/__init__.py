@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .message import Envelope as Envelope
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
+    from .middleware.ratelimit import RateLimit as RateLimit
     from .outcome import Ack as Ack
     from .outcome import DeadLetter as DeadLetter
     from .outcome import Outcome as Outcome
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .queueing.failed import FailedJob as FailedJob
     from .queueing.working import WorkerOptions as WorkerOptions
     from .queues import Queues as Queues
+    from .rate import Rate as Rate
     from .retry import Constant as Constant
     from .retry import Delays as Delays
     from .retry import Exponential as Exponential
@@ -83,12 +85,14 @@ _HOMES = {
     "message": "Envelope Message",
     "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
+    "middleware.ratelimit": "RateLimit",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
     "producer": "Idempotency Producer Send",
     "queueing.application": "App",
     "queueing.failed": "FailedJob",
     "queueing.working": "WorkerOptions",
+    "rate": "Rate",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
@@ -140,6 +144,8 @@ __all__ = [
     "Producer",
     "PublishError",
     "Queues",
+    "Rate",
+    "RateLimit",
     "Release",
     "Retry",
     "RetryDaemon",

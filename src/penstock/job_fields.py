@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ class JobFields:
         """The job's fields, or attributes, as JSON."""
         if not isinstance(payload, self._cls):
             raise ValidationError(f"expected a {self._cls.__qualname__}, got {payload!r:.100}")
-        attributes: dict[str, Any] = vars(payload)
+        attributes = cast("dict[str, Any]", vars(payload))
         fields = {name: value for name, value in attributes.items() if name not in OURS}
         try:
             body = msgspec.json.encode(fields)

@@ -29,6 +29,7 @@ from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
 from .pipeline import ConsumeMiddleware
 from .queues import Queues
+from .rates import Gate, Rates
 from .registry import Registry
 from .retry import RetryPolicy
 from .services import Service
@@ -72,7 +73,8 @@ class Options:
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
     letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
-    letter without having run, with its outcome.
+    letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
+    ``services``: further roles that run beside the consumer.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -82,6 +84,8 @@ class Options:
     threads: int | None = None
     expired: Expired = "dead_letter"
     refused: Refused | None = None
+    rates: Rates | None = None
+    services: Sequence[Service] = ()
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
@@ -161,10 +165,13 @@ class Running:
             self._threads = Threads(most, f"penstock-{plan.name}")
         self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
-        several = plan.queues is None or plan.broker.capabilities.several
-        self._turns = None if several else Turns(plan.broker)
+        fetch, rates = plan.broker.fetch, plan.options.rates
+        if rates is not None:
+            fetch = Gate(plan.broker, rates, around.clock).fetch
+        alone = plan.queues is None or (plan.broker.capabilities.several and rates is None)
+        self._turns = None if alone else Turns(fetch)
         self.intake = Intake(
-            plan.broker.fetch if self._turns is None else self._turns.fetch,
+            fetch if self._turns is None else self._turns.fetch,
             plan.broker.capabilities.max_batch,
             self._look,
             self.ledger,
@@ -269,7 +276,7 @@ class Running:
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
-        found: list[Service] = []
+        found: list[Service] = [*self._plan.options.services]
         for subscription in each_queue(self._plan.broker, self._plan.subscription):
             found += self._services(subscription, scheduler=scheduler)
         return found

@@ -7,29 +7,35 @@ the push say where and when; ``worker`` is what runs them. A connection is opene
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from ..app import open_broker
-from ..broker import Broker
+from ..app import open_broker, open_store
+from ..broker import Broker, Outgoing
 from ..clock import SYSTEM_CLOCK
 from ..codecs.json import JsonCodec
 from ..consumer import Consumer
-from ..errors import ConfigurationError, DecodeError, PublishError, UnknownType
+from ..errors import ConfigurationError, DecodeError, InvalidURL, PublishError, UnknownType
 from ..inspector import Inspector
 from ..job import JOBS, FunctionJob, Job
 from ..job import job as function_job
 from ..job_terms import Terms, lanes
-from ..message import Delivery
+from ..message import Delivery, Message
 from ..outcome import ACK, DeadLetter, Release
 from ..producer import Producer, Send
+from ..services import Service
 from ..sidekiq.client import Client
+from ..store import Store, SupportsBudgets, SupportsTables
 from ..telemetry import TELEMETRY
 from ..worker import Worker
 from .failed import FailedJob, failed_job
-from .handling import begin
+from .handling import begin, job_id
 from .holding import Holding
 from .pushing import Push
+from .recurring import Recurring, Schedules
 from .working import WorkerOptions, consumer_of
 
 J = TypeVar("J", bound=Job)
@@ -43,7 +49,8 @@ class App:
     """A manager of queues.
 
     ``connections``: brokers or their URLs by name, or a single one, which is called ``default``; without any, this
-    process's memory. ``default``: the connection of jobs that name none. ``worker_options``: what ``worker`` and
+    process's memory. ``default``: the connection of jobs that name none. ``store``: where rate limits are counted, or
+    its URL; by default the worker's own connection, where it can. ``worker_options``: what ``worker`` and
     ``penstock worker`` run; ``auto_start_worker``: run it in this process as well, while the app is open.
     As a context manager it starts that worker and closes what was opened.
     """
@@ -53,12 +60,14 @@ class App:
         connections: str | Broker[Any] | Mapping[str, str | Broker[Any]] | None = None,
         *,
         default: str | None = None,
+        store: str | Store | None = None,
         worker_options: WorkerOptions | None = None,
         auto_start_worker: bool = False,
     ) -> None:
         named = connections if isinstance(connections, Mapping) else {"default": connections or "memory://"}
         if not named:
             raise ConfigurationError("an App needs at least one connection, such as App('sqlite:///jobs.db')")
+        self._urls = {name: given for name, given in named.items() if isinstance(given, str)}
         self._brokers: dict[str, Broker[Any]] = {
             name: open_broker(given) if isinstance(given, str) else given for name, given in named.items()
         }
@@ -66,9 +75,12 @@ class App:
         self._known(self.default)
         self.worker_options = worker_options or WorkerOptions()
         self._auto_start = auto_start_worker
+        self._store = open_store(store) if isinstance(store, str) else store
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._clients: dict[str, Client] = {}
         self._holdings: dict[str, Holding] = {}
+        self._schedules: Schedules | None = None
+        self._clock = SYSTEM_CLOCK
         self._worker: Worker | None = None
 
     # ------------------------------------------------------------------------------------------------------ connections
@@ -132,16 +144,12 @@ class App:
                 fates[number] = fate
         if any(isinstance(fate, Exception) for fate in fates):
             raise PublishError(fates)
-        for job, fate in zip(given, fates, strict=True):
-            job.jid = str(fate)
         return given
 
     async def _push(self, job: J, terms: Terms) -> J:
         send = _send(job, terms)
         producer = self._producer(self._known(terms.connection), terms.lane)
-        job.jid = await producer.send(
-            send.payload, type=send.type, key=send.key, delay=send.delay, headers=send.headers
-        )
+        await producer.send(send.payload, type=send.type, key=send.key, delay=send.delay, headers=send.headers)
         return job
 
     # ---------------------------------------------------------------------------------------------------------- popping
@@ -171,6 +179,54 @@ class App:
     async def release(self, job: Job, delay: float = 0.0) -> None:
         """Give a popped job back, as if it had never been popped. Raises as ``complete`` does."""
         await self._held(job).settle(job, Release(delay))
+
+    # -------------------------------------------------------------------------------------------------------- recurring
+
+    @property
+    def schedules(self) -> Schedules:
+        """The recurring jobs of all apps with the same store. Raises ``ConfigurationError`` if it can keep none."""
+        if self._schedules is None:
+            store = self._beside(self.default, "recurring jobs need")
+            self._schedules = Schedules(store, store, self._recur, self._clock)
+        return self._schedules
+
+    async def schedule(
+        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool = True
+    ) -> Recurring:
+        """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
+
+        Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
+        place of the old. Raises ``ConfigurationError`` for what is no cron expression or time zone.
+        """
+        self._check(job)
+        terms = job.terms
+        return await self.schedules.save(
+            Recurring(
+                id=ident,
+                cron=cron,
+                timezone=timezone,
+                connection=self._known(terms.connection),
+                queue=terms.lane,
+                name=job.wire_name,
+                body=job.fields().encode(job).decode(),
+                headers=terms.headers(),
+                group=terms.group,
+                enabled=enabled,
+            )
+        )
+
+    async def _recur(self, schedule: Recurring, jid: str) -> None:
+        broker = self.broker(schedule.connection)
+        headers = {**schedule.headers, "jid": jid, "schedule": schedule.id}
+        await broker.open()
+        message = Message(
+            type=schedule.name,
+            body=schedule.body.encode(),
+            key=schedule.group,
+            enqueued_at=self._clock.time(),
+            headers=headers,
+        )
+        await broker.publish([Outgoing(destination=schedule.queue, message=message)])
 
     # ------------------------------------------------------------------------------------------------------- inspection
 
@@ -211,15 +267,14 @@ class App:
 
     # ------------------------------------------------------------------------------------------------------------- work
 
-    @property
-    def consumers(self) -> list[Consumer[Any]]:
-        """What ``worker_options`` say, for ``penstock worker``."""
-        return [self.consumer()]
+    def consumer_for(self, said: Mapping[str, Any]) -> Consumer[Any]:
+        """What ``worker_options`` say, or, where it says something else, the command line."""
+        return self.consumer(replace(self.worker_options, **said))
 
     def consumer(self, options: WorkerOptions | None = None) -> Consumer[Any]:
         """One consumer of the queues that the options name."""
         options = options or self.worker_options
-        return consumer_of(self.broker(options.connection), options)
+        return consumer_of(self.broker(options.connection), options, self._budgets(options), self._services())
 
     def worker(self, options: WorkerOptions | None = None, **of_the_worker: Any) -> Worker:
         """A worker of its own; the keywords are those of ``Worker``."""
@@ -230,8 +285,11 @@ class App:
         if self._worker is not None:
             raise ConfigurationError("this app's worker is already running; stop_worker() comes first")
         options = options or self.worker_options
-        broker = self.broker(options.connection)
-        worker = Worker(consumer_of(broker if not broker.capabilities.shared else broker.fork(), options))
+        name = self._known(options.connection)
+        broker = self._brokers[name]
+        if name in self._urls and broker.capabilities.shared:  # connections of its own, which it closes
+            broker = open_broker(self._urls[name])
+        worker = Worker(consumer_of(broker, options, self._budgets(options), self._services()))
         await worker.start()
         self._worker = worker
         return worker
@@ -256,6 +314,8 @@ class App:
         await self.stop_worker()
         for holding in self._holdings.values():
             await holding.close()
+        if self._store is not None:
+            await self._store.close()
         await asyncio.gather(*(broker.close() for broker in self._brokers.values()))
 
     # ---------------------------------------------------------------------------------------------------------- private
@@ -265,6 +325,33 @@ class App:
         if name not in self._brokers:
             raise ConfigurationError(f"there is no connection {name!r}; there are {', '.join(self._brokers)}")
         return name
+
+    def _services(self) -> list[Service]:
+        """What runs beside a worker's consumer: the schedules, where they can be kept."""
+        try:
+            return [self.schedules]
+        except ConfigurationError:
+            return []
+
+    def _budgets(self, options: WorkerOptions) -> SupportsBudgets | None:
+        """Where the rate limits of a worker are counted. Raises ``ConfigurationError``."""
+        if not options.rate_limits and not options.key_rate_limits:
+            return None
+        budgets: SupportsBudgets = self._beside(self._known(options.connection), "rate limits need")
+        return budgets
+
+    def _beside(self, connection: str, who: str) -> Any:
+        """The state that all workers share: the app's store, or one beside the broker of a connection."""
+        if self._store is None and connection in self._urls:
+            with contextlib.suppress(InvalidURL):
+                self._store = open_store(self._urls[connection])
+        store: Any = self._store
+        if not (isinstance(store, SupportsBudgets) and isinstance(store, SupportsTables)):
+            raise ConfigurationError(
+                f"{who} a place that all workers share, and beside {self._brokers[connection].url} there is none;"
+                " say App(..., store='redis://…')"
+            )
+        return store
 
     def _check(self, job: Any) -> None:
         if not isinstance(job, Job):
@@ -279,7 +366,7 @@ class App:
 
     def _holding(self, connection: str) -> Holding:
         if connection not in self._holdings:
-            self._holdings[connection] = Holding(self._brokers[connection], SYSTEM_CLOCK, TELEMETRY)
+            self._holdings[connection] = Holding(self._brokers[connection], self._clock, TELEMETRY)
         return self._holdings[connection]
 
     def _held(self, job: Job) -> Holding:
@@ -305,7 +392,9 @@ _CODEC = _JobCodec()
 
 
 def _send(job: Job, terms: Terms) -> Send[Any]:
-    return Send(job, job.wire_name, terms.group, terms.delay or 0.0, terms.headers() or None)
+    """A job pushed again is a new one. Its id is ours: a broker may give a message another one for each try."""
+    job.jid = secrets.token_hex(12)
+    return Send(job, job.wire_name, terms.group, terms.delay or 0.0, {"jid": job.jid, **terms.headers()})
 
 
 async def _fates(producer: Producer[Any], sends: Sequence[Send[Any]]) -> Sequence[str | Exception]:
@@ -345,5 +434,5 @@ def _understood(delivery: Delivery[Any]) -> Job:
     if cls is None:
         raise UnknownType(f"no job class is registered as {delivery.message.type!r}")
     job: Job = cls.fields().decode(delivery.message.body)
-    begin(job, delivery.message.id, delivery.attempt + 1)
+    begin(job, job_id(delivery.message), delivery.attempt + 1)
     return job

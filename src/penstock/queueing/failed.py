@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ..broker import DeadMessage
+from .handling import job_id
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ def failed_job(letter: DeadMessage, queue: str) -> FailedJob:
     except (ValueError, RecursionError):
         data = None
     return FailedJob(
-        id=message.id,
+        id=job_id(message),
         letter=letter.id,
         queue=queue,
         name=message.type,

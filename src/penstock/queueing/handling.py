@@ -18,7 +18,7 @@ from ..context import Context
 from ..errors import HandlerTimeout
 from ..job import Job
 from ..job_terms import backoff_delay, terms_of
-from ..message import Delivery
+from ..message import Delivery, Message
 from ..outcome import Ack, DeadLetter, Outcome, Release, Retry
 from ..threads import Threads, in_thread
 
@@ -42,7 +42,7 @@ class Handling:
 
     async def __call__(self, job: Job, context: Context) -> Outcome | None:
         """Run one job."""
-        begin(job, context.id, context.attempt + 1)
+        begin(job, job_id(context), context.attempt + 1)
         try:
             if inspect.iscoroutinefunction(job.handle):
                 result = await job.handle()
@@ -81,7 +81,7 @@ class Handling:
             job = cls.fields().decode(delivery.message.body)
         except Exception:  # noqa: BLE001 then there is no job to be told
             return
-        begin(job, delivery.message.id, delivery.attempt)
+        begin(job, job_id(delivery.message), delivery.attempt)
         error = outcome.error or RuntimeError(outcome.reason)
         task = asyncio.get_running_loop().create_task(self.tell(job, error))
         _TELLING.add(task)
@@ -89,6 +89,12 @@ class Handling:
 
 
 _TELLING: set[asyncio.Task[None]] = set()
+
+
+def job_id(message: Message | Context) -> str:
+    """The id that ``push`` gave the job; the message's own, if somebody else has written it."""
+    ident = message.headers.get("jid")
+    return ident if isinstance(ident, str) and ident else message.id
 
 
 def begin(job: Job, ident: str, tries: int) -> None:

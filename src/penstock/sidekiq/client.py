@@ -21,7 +21,7 @@ from ..broker import Broker, Outgoing
 from ..brokers.sidekiq.ruby_json import dumps, loads
 from ..checks import one_of
 from ..clock import SYSTEM_CLOCK, Clock
-from ..errors import BrokerError, ConfigurationError, PublishError, UnsupportedFeature
+from ..errors import ConfigurationError, PublishError, UnsupportedFeature
 from ..job import Performs
 from ..job_moment import Moment
 from ..job_setter import Setter
@@ -30,7 +30,7 @@ from .chain import Chain
 from .inline import job_class, run_inline
 from .interception import interceptor
 from .outgoing import outgoing_of
-from .payload import Payload, job_of, normalised
+from .payload import Payload, job_of, normalised, sound
 from .strict_args import StrictArgs, encoded
 from .sync_client import SyncClient
 
@@ -121,18 +121,20 @@ class Client:
         Beside the options of a job: ``at`` (one moment, or one for each), ``batch_size`` (jobs sent at once, by default
         1000, or 100 if they are scheduled), ``spread_interval`` (seconds over which to spread them at random).
         ``args`` may be an iterator: it is consumed batch by batch. Raises ``PublishError`` with the fate of each job
-        that was come to when a later batch failed.
+        that was come to when a later batch failed: at the broker, in a middleware, by arguments that are no JSON.
         """
         bulk = Bulk(items, self.now(), self._stamp(), self._random)
         jids: list[str | None] = []
         for batch in bulk.batches():
-            payloads = batch if not self.middleware else [await self._through(bulk.job, one) for one in batch]
-            passed = [payload for payload in payloads if payload is not None]
-            sent = [self._outgoing(one, encoded(one["args"], one, self.strict_args)) for one in passed]
+            payloads: list[Payload | None] = [*batch]
             try:
+                if self.middleware:
+                    payloads[:] = [await self._through(bulk.job, one) for one in batch]
+                passed = [payload for payload in payloads if payload is not None]
+                sent = [self._outgoing(one, encoded(one["args"], one, self.strict_args)) for one in passed]
                 if passed:
                     await self._send(bulk.job, passed, sent)
-            except BrokerError as error:
+            except Exception as error:
                 if not jids:
                     raise
                 raise PublishError(_fates(jids, payloads, error)) from error
@@ -209,7 +211,7 @@ class Client:
 
         result = await self.middleware.invoke(itself, job, payload, payload["queue"], self.broker)
         if isinstance(result, dict):
-            return cast("Payload", result)
+            return sound(cast("Payload", result))
         return payload if result else None
 
     def _outgoing(self, payload: Payload, body: bytes) -> Outgoing:
@@ -246,7 +248,7 @@ def _setter(job: type[Performs[P]]) -> Setter[P]:
     return made
 
 
-def _fates(before: Sequence[str | None], batch: Sequence[Payload | None], error: BrokerError) -> list[str | Exception]:
+def _fates(before: Sequence[str | None], batch: Sequence[Payload | None], error: Exception) -> list[str | Exception]:
     """What became of each job come to so far; one that a middleware did not let pass has the empty text."""
     told = iter(error.results) if isinstance(error, PublishError) else None
     fates: list[str | Exception] = [jid or "" for jid in before]

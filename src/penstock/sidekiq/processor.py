@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random, SystemRandom
@@ -43,6 +44,8 @@ from .job_logger import LogsJobs
 from .job_payload import ArgsCodec, jid_of, payload_of
 from .job_retry import Skip, Timestamps, caused_by_shutdown
 from .payload import Payload
+
+logger = logging.getLogger("penstock.sidekiq")
 
 ASKING: Final = frozenset({"profile", "log_level"})  # what a job may ask for itself
 BACK_OF_THE_QUEUE: Final = Retry(0.0, counts=False)
@@ -269,5 +272,10 @@ class Processor:
                 raise asyncio.CancelledError from error
             return HANDED_BACK
         payload, log = payload_of(args, context, self.options.timestamps), self._log
-        with log.prepare(payload) if log else nullcontext():
+        with ExitStack() as stack:
+            if log:
+                try:
+                    stack.enter_context(log.prepare(payload))
+                except Exception:
+                    logger.exception("the job logger failed; the job's failure is decided without it")
             return await self._failures.outcome(error, payload, context.stream, context.attempt)

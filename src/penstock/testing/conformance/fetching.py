@@ -77,7 +77,7 @@ class FetchingTests(Harness):
     async def test_several_queues_are_taken_from_in_the_order_asked_for(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
-        fetch = broker.fetch if broker.capabilities.several else Turns(broker).fetch
+        fetch = broker.fetch if broker.capabilities.several else Turns(broker.fetch).fetch
         a, b = f"{source}-a", f"{source}-b"
         both = Subscription(source=f"{a},{b}", group="g", lease=self.lease, queues=(b, a))
         await self.send(broker, a, *numbered(3))
