@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -188,6 +189,12 @@ class Moto(OwnSqsServer):
         if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
             raise ServerUnavailableError("moto is not installed: pip install 'moto[server,sqs]'")
         return [sys.executable, "-m", "moto.server"]
+
+    def flush(self) -> None:
+        """Forget everything, topics and subscriptions included."""
+        request = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(request, timeout=10):
+            pass
 
     def arguments(self, port: int) -> list[str]:
         return ["-H", "127.0.0.1", "-p", str(port)]
