@@ -27,7 +27,7 @@ from ..job_route import Pusher
 from ..signals import heeding
 from ..worker import Worker
 from .client import Client
-from .config import Config, Event, opened
+from .config import Capsule, Config, Event, opened
 from .handlers import Handlers
 from .iteration_store import RedisIterations
 from .job_logger import JobLogger
