@@ -31,6 +31,8 @@ BROKERS = {
     "SQLite in memory": "sqlite://",
     "Redis and Valkey Streams": "redis://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
+    "SQS": "sqs://?region=eu-west-1",
+    "SQS, FIFO": "sqs://?region=eu-west-1&fifo=true",
 }
 CAPABILITIES = {
     "max_delay": "longest delay, in seconds",

@@ -21,6 +21,7 @@ class LeaseTests(Harness):
     async def test_a_lapsed_lease_passes_on_and_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message(b"1", key="k", headers={"h": "1"}))
         first = await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
@@ -62,6 +63,7 @@ class LeaseTests(Harness):
         assert (0, 0) == (await other.ghosts(subscription), await broker.ghosts(subscription))
 
     async def test_each_crash_counts(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         await self.one(broker, subscription)
         for count in (2, 3, 4):
@@ -83,6 +85,7 @@ class LeaseTests(Harness):
     async def test_a_release_after_a_crash_keeps_the_crash(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
@@ -112,6 +115,7 @@ class LeaseTests(Harness):
     async def test_extending_does_not_count_as_a_delivery(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         held = [await self.one(broker, subscription)]
         await broker.extend(held, self.lease)
@@ -136,6 +140,7 @@ class LeaseTests(Harness):
     async def test_an_unreadable_entry_does_not_hold_up_the_recovery_of_those_behind_it(
         self, broker: Broker[Any], source: str, subscription: Subscription, limit: int
     ) -> None:
+        self.need(broker, "counted")
         assert [] == await self.take(broker, subscription)  # the group exists, so that the garbage is its first entry
         if not await self.write_garbage(source):
             pytest.skip("nothing unreadable can get into this system")
