@@ -17,6 +17,7 @@ from .fetching import FetchingTests
 from .groups import GroupTests
 from .inspection import InspectionTests
 from .interruptions import InterruptionTests
+from .keyed import KeyedTests
 from .leases import LeaseTests
 from .lifecycle import LifecycleTests
 from .pauses import PauseTests
@@ -32,6 +33,7 @@ class BrokerConformance(
     InterruptionTests,
     LeaseTests,
     GroupTests,
+    KeyedTests,
     InspectionTests,
     PauseTests,
     LifecycleTests,
