@@ -17,10 +17,11 @@ import msgspec
 
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
-from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
+from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTransaction, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
+from .effects import Effects
 from .executor import Executor, Expired, Limits, Refused
 from .intake import Intake, Prefetch
 from .ledger import SUSPECT_COUNT, Ledger, suspect_count
@@ -203,6 +204,8 @@ class Running:
             refused=plan.options.refused,
             counters=ledger.counters,
         )
+        if plan.batch is None and isinstance(plan.broker, SupportsTransaction):
+            executor.effects = Effects(plan.broker, ledger.settling)
         parts = (plan.concurrency, around.clock, around.telemetry)
         if plan.batch is not None and isinstance(executor, BatchExecutor):
             return ledger, BatchSlots(ledger, executor, *parts, plan.batch), executor.deadlines

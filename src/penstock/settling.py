@@ -14,13 +14,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from .broker import Broker, Settlement
+from .broker import Broker, Settlement, SupportsTransaction
 from .clock import Clock
 from .errors import BrokerError, ConnectionFailed
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-from .outcome import Ack, DeadLetter, Retry
+from .outcome import COMMITTED, Ack, DeadLetter, Retry
 from .telemetry import LeaseLost, Telemetry
 
 logger = logging.getLogger("penstock")
@@ -38,6 +38,7 @@ class Settler:
     ) -> None:
         self._broker, self._ledger, self._clock = broker, ledger, clock
         self._telemetry, self._outage = telemetry, outage
+        self._transactional = isinstance(broker, SupportsTransaction)
         self._put_off: dict[str, int] = {}  # by message id, how often so far
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -108,7 +109,7 @@ class Settler:
         while True:
             tries += 1
             try:
-                lost = await self._broker.settle(batch)
+                lost = await self._settled(batch)
             except ConnectionFailed as error:
                 await self._clock.sleep(self._outage.failed(error))
                 held = self._ledger.held
@@ -124,6 +125,12 @@ class Settler:
             else:
                 self._outage.recovered()
                 return batch, lost, tries
+
+    async def _settled(self, batch: Sequence[Settlement[Any]]) -> Sequence[Delivery[Any]]:
+        """Settle what a handler's own transaction has not settled already."""
+        if self._transactional:
+            batch = [item for item in batch if item.outcome is not COMMITTED]
+        return await self._broker.settle(batch) if batch else ()
 
     async def _one_by_one(self, batch: Sequence[Settlement[Any]]) -> tuple[list[Settlement[Any]], list[Delivery[Any]]]:
         settled: list[Settlement[Any]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -161,6 +162,10 @@ class Runner(Protocol):
 
         Costs next to nothing.
         """
+        ...
+
+    def begin(self) -> AbstractAsyncContextManager[Any]:
+        """A transaction for somebody else's statements, as an ``AsyncConnection``; committed at the end of the block."""
         ...
 
     async def close(self) -> None:

@@ -39,6 +39,7 @@ class ServerRunner:
         self._engine: AsyncEngine | None = None
         self._single: AsyncEngine | None = None
         self._prepared = False
+        self._turns = asyncio.Semaphore(options.pool)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Work[T], *, write: bool = True, single: bool = False) -> T:
@@ -62,13 +63,17 @@ class ServerRunner:
     async def begin(self) -> AsyncGenerator[AsyncConnection]:
         """A transaction for somebody else's statements: theirs to fill, committed when the block ends without error."""
         await self.changes()
-        engine, _ = self._engines()
-        with failures.translate(self._options):
-            connection = await engine.connect()
-        async with connection:
-            yield connection
+        async with self._turns:  # so many at once, beside the broker's own
+            engine, _ = self._engines()
+            connection = engine.connect()
             with failures.translate(self._options):
-                await connection.commit()
+                await connection.start()
+            try:
+                yield connection
+                with failures.translate(self._options):
+                    await connection.commit()
+            finally:
+                await connection.close()
 
     async def _apart(self, coroutine: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(coroutine)
@@ -131,7 +136,7 @@ class ServerRunner:
                 isolation_level=library.isolation,
                 poolclass=AsyncAdaptedQueuePool,
                 pool_size=self._options.pool,
-                max_overflow=0,
+                max_overflow=self._options.pool,
                 pool_timeout=self._options.timeout,
                 pool_use_lifo=True,
             )

@@ -10,13 +10,13 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.pool import NullPool
 
-from ..errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed
+from ..errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed, UnsupportedFeature
 from ..threads import Threads
 from .sql import SqlOptions, Work
 
@@ -71,6 +71,11 @@ class SqliteRunner:
 
     async def changes(self) -> int | None:
         return await self._hop(lambda: self._patiently(self._data_version))
+
+    def begin(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        raise UnsupportedFeature(
+            "there is no asynchronous connection to SQLite here; acknowledge in a session of your own: context.ack_in(session)"
+        )
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None

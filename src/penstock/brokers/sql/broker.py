@@ -33,6 +33,7 @@ from .listening import Listener
 from .publishing import join, publish
 from .rows import Lease, Receipt, deliveries
 from .settling import settle, settling
+from .transactions import acknowledge, run_in
 
 _Deliveries: TypeAlias = list[Delivery[Receipt]]
 
@@ -113,10 +114,21 @@ class SqlBroker(Administration):
         limit = self.capabilities.max_body
         fates = await self._runner.run(lambda conn: publish(conn, self._dialect, messages, max_body=limit))
         self._bell.ring({item.destination for item in messages})
-        ids = [fate for fate in fates if isinstance(fate, str)]
-        if len(ids) < len(fates):
-            raise PublishError(fates)
-        return ids
+        return _all_or_error(fates)
+
+    async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
+        if not messages:
+            return []
+        limit = self.capabilities.max_body
+        return _all_or_error(
+            await run_in(self._dialect, connection, lambda conn: publish(conn, self._dialect, messages, max_body=limit))
+        )
+
+    async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
+        return await run_in(self._dialect, connection, lambda conn: acknowledge(conn, self._dialect, deliveries))
+
+    def transaction(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self._runner.begin()
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         queues = subscription.queues or (subscription.source,)
@@ -262,6 +274,13 @@ class SqlBroker(Administration):
     def _bell_is_shared(self) -> bool:
         """Whether there can be more than one connection: not to a database in memory."""
         return self._options.path is not None or self._options.server is not None
+
+
+def _all_or_error(fates: Sequence[str | Exception]) -> list[str]:
+    ids = [fate for fate in fates if isinstance(fate, str)]
+    if len(ids) < len(fates):
+        raise PublishError(fates)
+    return ids
 
 
 def _place(options: SqlOptions) -> str | None:
