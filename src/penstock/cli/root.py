@@ -29,6 +29,7 @@ COMMANDS = {
     "dlq": "dlq:dlq",
     "pause": "pause:pause",
     "resume": "pause:resume",
+    "migrate": "migrate:migrate",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
 }

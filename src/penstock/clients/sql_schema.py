@@ -13,6 +13,7 @@ Version 2 added the index ``keyed`` and made ``keys`` part of the schema.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -20,8 +21,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..errors import ConfigurationError
+from .sql_address import Family
+from .sql_dialect import sql_dialect
 
 VERSION = 2
+_PATIENCE = 60.0  # seconds that one process waits while another makes the tables
 _SINCE = {"keyed": 2}  # indexes that younger versions added to a table that was there
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
@@ -95,8 +99,20 @@ class Schema:
 
     def ensure(self, conn: sa.Connection) -> None:
         """Make what is missing, change what is older. Raises ``ConfigurationError`` if a newer release was here."""
-        for statement in self.plan(conn):
-            conn.execute(statement)
+        if self.plan(conn):
+            self.migrate(conn)
+
+    def migrate(self, conn: sa.Connection) -> list[str]:
+        """The same, alone; return the statements that it took."""
+        dialect = sql_dialect(cast("Family", conn.dialect.name))
+        dialect.lock_tables(conn, _PATIENCE)
+        try:
+            statements = self.plan(conn)
+            for statement in statements:
+                conn.execute(statement)
+        finally:
+            dialect.unlock_tables(conn)
+        return [sql(conn, statement) for statement in statements]
 
     def check(self, conn: sa.Connection) -> None:
         """Raise ``ConfigurationError`` unless everything is there and of this version."""
@@ -109,9 +125,7 @@ class Schema:
     def plan(self, conn: sa.Connection) -> list[sa.Executable]:
         """The statements that are wanting, in order; none if the tables are as this release knows them."""
         there = {name.lower() for name in sa.inspect(conn).get_table_names()}
-        found = None
-        if self.version.name.lower() in there:
-            found = conn.scalar(sa.select(self.version.c.version))
+        found = conn.scalar(sa.select(self.version.c.version)) if self.version.name.lower() in there else None
         if found is not None and found > VERSION:
             raise ConfigurationError(
                 f"the tables {self.prefix}* have schema version {found}, this release of penstock knows {VERSION}: "
@@ -119,22 +133,24 @@ class Schema:
             )
         statements: list[sa.Executable] = []
         for table in self.metadata.sorted_tables:
-            if not _wanted(table, conn):
-                continue
-            new = table.name.lower() not in there
-            if new:
-                statements.append(CreateTable(table))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                since = _SINCE.get(str(index.name).removeprefix(self.prefix), 1)
-                if (new or (found or 0) < since) and _wanted(index, conn):
-                    statements.append(CreateIndex(index, if_not_exists=not new and conn.dialect.name != "mysql"))
-            if new and table is self.messages and conn.dialect.name == "postgresql":
-                statements.append(sa.DDL(_STORAGE.format(table.name)))
-        if found is None:
-            statements.append(self.version.insert().values(version=sa.literal_column(str(VERSION))))
-        elif found < VERSION:
-            statements.append(self.version.update().values(version=sa.literal_column(str(VERSION))))
+            if _wanted(table, conn):
+                new = table.name.lower() not in there
+                statements += [CreateTable(table)] if new else []
+                statements += self._indexes(table, 0 if new else found or 0, conn)
+                if new and table is self.messages and conn.dialect.name == "postgresql":
+                    statements.append(sa.DDL(_STORAGE.format(table.name)))
+        if found != VERSION:
+            change = self.version.insert() if found is None else self.version.update()
+            statements.append(change.values(version=sa.literal_column(str(VERSION))))
         return statements
+
+    def _indexes(self, table: sa.Table, found: int, conn: sa.Connection) -> list[sa.Executable]:
+        """What of its indexes is wanting where its version is ``found``."""
+        return [
+            CreateIndex(index)
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+            if _SINCE.get(str(index.name).removeprefix(self.prefix), 1) > found and _wanted(index, conn)
+        ]
 
     def _table(self, name: str, *columns: sa.Column[object], **options: object) -> sa.Table:
         return sa.Table(f"{self.prefix}{name}", self.metadata, *columns, **_MYSQL, **options)
