@@ -30,7 +30,7 @@ from .administration import Administration
 from .arrivals import ASKING, LISTENING, SQLITE, Patience, Watch, arrivals
 from .dialects import dialect_for
 from .listening import Listener
-from .publishing import join, publish
+from .publishing import Refused, join, publish
 from .rows import Lease, Receipt, deliveries
 from .settling import settle, settling
 from .transactions import acknowledge, run_in
@@ -111,8 +111,11 @@ class SqlBroker(Administration):
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
         if not messages:
             return []
-        limit = self.capabilities.max_body
-        fates = await self._runner.run(lambda conn: publish(conn, self._dialect, messages, max_body=limit))
+        limit, dialect = self.capabilities.max_body, self._dialect
+        try:
+            fates = await self._runner.run(lambda c: publish(c, dialect, messages, max_body=limit, careful=False))
+        except Refused:
+            fates = await self._runner.run(lambda c: publish(c, dialect, messages, max_body=limit))
         self._bell.ring({item.destination for item in messages})
         return _all_or_error(fates)
 

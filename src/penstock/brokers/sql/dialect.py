@@ -40,6 +40,8 @@ class Dialect(ABC):
     def __init__(self, schema: Schema, clock: Clock) -> None:
         self.schema, self._clock = schema, clock
         self.sql: SqlDialect = sql_dialect(self.family)
+        streams = schema.streams
+        self._groups = sa.select(streams.c.grp).where(streams.c.queue == sa.bindparam("name")).order_by(streams.c.grp)
 
     @abstractmethod
     def insert(self, conn: sa.Connection, rows: Sequence[Row]) -> list[int]:
@@ -94,8 +96,7 @@ class Dialect(ABC):
 
     def groups(self, conn: sa.Connection, queue: str) -> list[str]:
         """The groups of a queue; ``['']`` if it only has a backlog, nothing if it is unknown."""
-        streams = self.schema.streams
-        return list(conn.scalars(sa.select(streams.c.grp).where(streams.c.queue == queue).order_by(streams.c.grp)))
+        return list(conn.scalars(self._groups, {"name": queue}))
 
     def turn(self, conn: sa.Connection, queue: str, group: str) -> None:
         """Wait for whoever claims for this group at the moment: two at once might take two of the same key."""

@@ -1,7 +1,7 @@
 """The hot path on PostgreSQL: whole batches as arrays, claims that pass over what others have locked.
 
-``= ANY(ARRAY(SELECT …))`` makes the planner look the rows up by their key, whatever its statistics say of a table that
-is empty at one moment and full at the next, and evaluates the limited selection exactly once.
+``ctid = ANY(ARRAY(SELECT …))`` goes straight to the rows that were locked, whatever the planner's statistics say of a
+table that is empty at one moment and full at the next, and evaluates the limited selection exactly once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from .dialect import Dialect
 from .rows import GIVEN, INSERTED, TAKEN, Lease, Receipt, Row, plain
 from .server_diagnosis import diagnose_postgresql
 
-_ARRAYS = dict(
-    zip(
-        GIVEN,
-        ("varchar", "varchar", "varchar", "varchar", "text", "bytea", "int", "float8", "float8", "bigint"),
-        strict=True,
-    )
-)
+_TYPES = ("varchar", "varchar", "varchar", "varchar", "text", "bytea", "int", "float8", "float8", "bigint")
 
 
 class PostgresDialect(Dialect):
@@ -39,17 +33,12 @@ class PostgresDialect(Dialect):
 
     def __init__(self, schema: Schema, clock: Clock) -> None:
         super().__init__(schema, clock)
-        table, now = schema.messages.name, self.sql.clock
-        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_ARRAYS.values(), 1))
-        chosen = ", ".join((*GIVEN[:7], f"{now} + delay", f"{now}", *GIVEN[8:]))
-        self._insert = (
-            f"INSERT INTO {table} ({', '.join(INSERTED)}) SELECT {chosen} "  # noqa: S608 -- the prefix is checked
-            f"FROM unnest({arrays}) WITH ORDINALITY AS given({', '.join(GIVEN)}, place) ORDER BY place RETURNING id"
-        )
+        table = schema.messages.name
+        now = self._now = f"(SELECT {self.sql.clock})"  # in brackets: once for a statement, not for each row
         taken = ", ".join((*TAKEN, "enqueued_at")).format(key="key")
         claim = (
             f"UPDATE {table} SET token = $1, owner = $2, reserved_at = {now}, lease_until = {now} + $3, "  # noqa: S608
-            f"deliveries = deliveries + 1 WHERE id = ANY(ARRAY(SELECT id FROM {table} AS m WHERE queue = $4 AND grp = $5 "
+            f"deliveries = deliveries + 1 WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} AS m WHERE queue = $4 AND grp = $5 "
             f"AND token IS NULL AND available_at <= {now}{{}} ORDER BY available_at, id LIMIT $6 FOR UPDATE SKIP LOCKED)) "
             f"RETURNING {taken}"
         )
@@ -58,37 +47,55 @@ class PostgresDialect(Dialect):
             " AND e.key = m.key AND (e.id < m.id OR e.token IS NOT NULL)))"
         )
         self._claim, self._keyed = claim.format(""), claim.format(free)
-        self._delete = (
-            f"DELETE FROM {table} AS m USING unnest($1::bigint[], $2::bigint[]) AS held(id, token) "  # noqa: S608
-            "WHERE m.id = held.id AND m.token = held.token RETURNING m.id"
-        )
+        self._delete = f"DELETE FROM {table} WHERE id = ANY($1::bigint[]) AND token = $2 RETURNING id"  # noqa: S608
+        self._inserts: dict[tuple[bool, ...], str] = {}
+        lock = sa.func.hashtextextended(sa.bindparam("name", type_=sa.Text()), sa.literal(0, sa.BigInteger()))
+        self._share = sa.select(sa.func.pg_advisory_xact_lock_shared(lock))
+        self._exclude = sa.select(sa.func.pg_advisory_xact_lock(lock))
+        self._notify = sa.select(sa.func.pg_notify(f"{schema.prefix}arrivals", sa.bindparam("about", type_=sa.Text())))
 
     def insert(self, conn: sa.Connection, rows: Sequence[Row]) -> list[int]:
-        columns = tuple(list(column) for column in zip(*rows, strict=True))
-        return [row[0] for row in plain(conn.exec_driver_sql(self._insert, columns))]
+        columns = list(zip(*rows, strict=True))
+        # What is the same for all is sent once: writing an array costs more than all the rest.
+        same = tuple(column.count(column[0]) == len(rows) for column in columns)
+        same = (*same[:5], False, *same[6:])  # the payload makes the rows
+        text = self._inserts.get(same) or self._inserts.setdefault(same, self._insert(same))
+        values = tuple(column[0] if one else list(column) for column, one in zip(columns, same, strict=True))
+        return [row[0] for row in plain(conn.exec_driver_sql(text, values))]
+
+    def _insert(self, same: Sequence[bool]) -> str:
+        """The statement for rows that have these columns in common. Rows get their ids in the order of the arrays."""
+        places = list(enumerate(zip(_TYPES, same, strict=True), 1))
+        arrays = ", ".join(f"${n}::{kind}[]" for n, (kind, one) in places if not one)
+        names = ", ".join(name for name, one in zip(GIVEN, same, strict=True) if not one)
+        given = [f"${n}::{kind}" if one else name for name, (n, (kind, one)) in zip(GIVEN, places, strict=True)]
+        given[7:8] = [f"{self._now} + {given[7]}", self._now]
+        return (
+            f"INSERT INTO {self.schema.messages.name} ({', '.join(INSERTED)}) "  # noqa: S608 -- the prefix is checked
+            f"SELECT {', '.join(given)} FROM unnest({arrays}) AS given({names}) RETURNING id"
+        )
 
     def claim(self, conn: sa.Connection, queue: str, group: str, limit: int, lease: Lease, *, keyed: bool) -> list[Row]:
         args = (lease.token, lease.owner, float(lease.seconds), queue, group, limit)
         return plain(conn.exec_driver_sql(self._keyed if keyed else self._claim, args))
 
     def delete(self, conn: sa.Connection, receipts: Sequence[Receipt]) -> set[int]:
-        held = sorted(set(receipts))  # in the order in which everybody locks rows: no deadlocks
-        args = ([number for number, _ in held], [token for _, token in held])
-        return {row[0] for row in plain(conn.exec_driver_sql(self._delete, args))}
+        gone = set[int]()
+        for token in sorted({token for _, token in receipts}):
+            # In the order in which everybody locks rows: no deadlocks
+            numbers = sorted({number for number, of in receipts if of == token})
+            gone.update(row[0] for row in plain(conn.exec_driver_sql(self._delete, (numbers, token))))
+        return gone
 
     def hold(self, conn: sa.Connection, queues: Sequence[str]) -> None:
         for queue in sorted(queues):
-            conn.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(self._name(queue))))
+            conn.execute(self._share, {"name": f"{self.schema.prefix}{queue}"})
 
     def seize(self, conn: sa.Connection, queue: str) -> None:
-        conn.execute(sa.select(sa.func.pg_advisory_xact_lock(self._name(queue))))
+        conn.execute(self._exclude, {"name": f"{self.schema.prefix}{queue}"})
 
     def announce(self, conn: sa.Connection, queues: Sequence[str]) -> None:
-        about = queues[0] if len(queues) == 1 else ""
-        conn.execute(sa.select(sa.func.pg_notify(f"{self.schema.prefix}arrivals", about)))
+        conn.execute(self._notify, {"about": queues[0] if len(queues) == 1 else ""})
 
     def diagnose(self, conn: sa.Connection, options: SqlOptions) -> list[Finding]:
         return diagnose_postgresql(conn, options)
-
-    def _name(self, queue: str) -> sa.ColumnElement[int]:
-        return sa.func.hashtextextended(f"{self.schema.prefix}{queue}", sa.literal(0, sa.BigInteger()))

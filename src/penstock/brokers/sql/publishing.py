@@ -27,8 +27,18 @@ _KEYS = 200  # of one statement
 _SWEEP = 100  # expired keys that one publish with a key sweeps away
 
 
-def publish(conn: sa.Connection, dialect: Dialect, messages: Sequence[Outgoing], *, max_body: int) -> list[Fate]:
-    """Insert a batch; tell each message's fate."""
+class Refused(Exception):
+    """The database does not take some message of a batch; publishing it again carefully tells which."""
+
+
+def publish(
+    conn: sa.Connection, dialect: Dialect, messages: Sequence[Outgoing], *, max_body: int, careful: bool = True
+) -> list[Fate]:
+    """Insert a batch; tell each message's fate.
+
+    ``careful``: under a savepoint, so that a message that is refused spares its neighbours and the transaction;
+    without it the whole transaction fails with ``Refused``.
+    """
     queues = _destinations(dialect, messages)
     dialect.hold(conn, queues)
     groups = {queue: _groups(conn, dialect, queue) for queue in queues}
@@ -50,7 +60,7 @@ def publish(conn: sa.Connection, dialect: Dialect, messages: Sequence[Outgoing],
                 batch.append((n, _row(dialect, item, groups.get(item.destination, [""])[0], max_body)))
             except Exception as wrong:  # noqa: BLE001 -- whatever is wrong with one must not hurt the others
                 fates[n] = wrong
-    _insert(conn, dialect, batch, groups, fates)
+    _insert(conn, dialect, batch, groups, fates, careful=careful)
     if first:
         _remember(conn, dialect, first, fates)
     for twin, n in twins.items():
@@ -107,24 +117,30 @@ def _insert(
     batch: Sequence[tuple[int, Row]],
     groups: dict[str, list[str]],
     fates: list[Fate],
+    *,
+    careful: bool,
 ) -> None:
     """Insert a row of each message for the first group, then its copies for the others."""
     if not batch:
         return
-    conn.exec_driver_sql("SAVEPOINT publishing")
+    if careful:
+        conn.exec_driver_sql("SAVEPOINT publishing")
     try:
         ids = dialect.insert_by_any_driver(conn, [row for _, row in batch])
-    except Exception as wrong:  # found out below, one by one
+    except Exception as wrong:
         if _is_trouble(wrong):
             raise
+        if not careful:
+            raise Refused from wrong
         conn.exec_driver_sql("ROLLBACK TO SAVEPOINT publishing")
         if len(batch) == 1:
             fates[batch[0][0]] = EncodeError(f"the message cannot be stored: {_text(wrong)}")
             return
         for single in batch:
-            _insert(conn, dialect, [single], groups, fates)
+            _insert(conn, dialect, [single], groups, fates, careful=True)
         return
-    conn.exec_driver_sql("RELEASE SAVEPOINT publishing")
+    if careful:
+        conn.exec_driver_sql("RELEASE SAVEPOINT publishing")
     for (n, _), number in zip(batch, ids, strict=True):
         fates[n] = str(number)
     copies = [
