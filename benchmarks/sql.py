@@ -57,7 +57,10 @@ class BarePostgres:
         began = time.perf_counter()
         for start in range(0, count, CHUNK):
             bodies = [CODEC.encode(job(n)) for n in range(start, min(start + CHUNK, count))]
-            await self._db.execute("INSERT INTO jobs (queue, available_at, payload) SELECT 'q', now(), b FROM unnest($1::bytea[]) AS b", bodies)
+            await self._db.execute(
+                "INSERT INTO jobs (queue, available_at, payload) SELECT 'q', now(), b FROM unnest($1::bytea[]) AS b",
+                bodies,
+            )
         return time.perf_counter() - began
 
     async def consume(self, total: int) -> float:
@@ -103,7 +106,9 @@ class BareMySQL:
         began = time.perf_counter()
         for start in range(0, count, CHUNK):
             rows = [("q", CODEC.encode(job(n))) for n in range(start, min(start + CHUNK, count))]
-            await self._cursor.executemany("INSERT INTO jobs (queue, available_at, payload) VALUES (%s, now(6), %s)", rows)
+            await self._cursor.executemany(
+                "INSERT INTO jobs (queue, available_at, payload) VALUES (%s, now(6), %s)", rows
+            )
         return time.perf_counter() - began
 
     async def consume(self, total: int) -> float:
@@ -117,7 +122,9 @@ class BareMySQL:
             )
             rows = await self._cursor.fetchall()
             ids = ",".join(str(row[0]) for row in rows)
-            await self._cursor.execute(f"UPDATE jobs SET reserved_at = now(6), attempts = attempts + 1 WHERE id IN ({ids})")  # noqa: S608 - numbers
+            await self._cursor.execute(
+                f"UPDATE jobs SET reserved_at = now(6), attempts = attempts + 1 WHERE id IN ({ids})"
+            )  # noqa: S608 - numbers
             await self._db.commit()
             for row in rows:
                 await handle(CODEC.decode(row[1]))
@@ -175,8 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for what, least in TARGETS.items():
                 ours, bare = found[what]["ours"], found[what]["bare"]
                 verdict = "ok" if ours / bare >= least else "MISSED"
-                print(f"{name} {what}: {ours:,.0f}/s, bare {bare:,.0f}/s, ratio {ours / bare:.2f} (≥ {least}) {verdict}")
-            print(f"{name}: bare claims of 100 {found['consume']['bare in hundreds']:,.0f}/s, latency {found['latency']}")
+                print(
+                    f"{name} {what}: {ours:,.0f}/s, bare {bare:,.0f}/s, ratio {ours / bare:.2f} (≥ {least}) {verdict}"
+                )
+            print(
+                f"{name}: bare claims of 100 {found['consume']['bare in hundreds']:,.0f}/s, latency {found['latency']}"
+            )
             if name == "postgres" and given.pgqueuer:
                 print(f"pgqueuer: {peer(given.pgqueuer, server.url, given.jobs, given.rounds)}")
         finally:

@@ -109,7 +109,7 @@ class Dialect(ABC):
         table, streams = self.schema.messages, self.schema.streams
         waiting = [
             sa.select(sa.func.min(table.c.available_at).label("due")).where(
-                table.c.queue == queue, table.c.grp == group, table.c.token.is_(None)
+                table.c.queue == queue, table.c.grp == group, table.c.token.is_(None), table.c.lease_until.is_(None)
             )
             for queue in queues
         ]

@@ -42,7 +42,9 @@ async def run_in(dialect: Dialect, connection: Any, work: Work[T]) -> T:
     )
 
 
-def acknowledge(conn: sa.Connection, dialect: Dialect, deliveries: Sequence[Delivery[Receipt]]) -> list[Delivery[Receipt]]:
+def acknowledge(
+    conn: sa.Connection, dialect: Dialect, deliveries: Sequence[Delivery[Receipt]]
+) -> list[Delivery[Receipt]]:
     """Delete what is still held, by whatever client library; return the rest."""
     table = dialect.schema.messages
     held = table.delete().where(table.c.id == sa.bindparam("row"), table.c.token == sa.bindparam("held"))
