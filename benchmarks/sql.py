@@ -123,8 +123,8 @@ class BareMySQL:
             rows = await self._cursor.fetchall()
             ids = ",".join(str(row[0]) for row in rows)
             await self._cursor.execute(
-                f"UPDATE jobs SET reserved_at = now(6), attempts = attempts + 1 WHERE id IN ({ids})"
-            )  # noqa: S608 - numbers
+                f"UPDATE jobs SET reserved_at = now(6), attempts = attempts + 1 WHERE id IN ({ids})"  # noqa: S608 - numbers
+            )
             await self._db.commit()
             for row in rows:
                 await handle(CODEC.decode(row[1]))

@@ -144,9 +144,7 @@ class Executor:
             raise
         except BaseException as error:  # noqa: BLE001 whatever a handler raises is the policy's: a panic, an exit
             return self._failed(context, error)
-        if context.unit is not None and context.unit.written:
-            return COMMITTED
-        return ACK if result is None else self._accept(context, result)
+        return ACK if result is None and context.unit is None else self._accept(context, result)
 
     def admit(self, delivery: Delivery[Any]) -> tuple[Route, Any] | Outcome:
         """The handler of a delivery and its payload, or the outcome of what must not reach one.
@@ -235,6 +233,10 @@ class Executor:
 
     def _accept(self, context: Context, result: Any) -> Outcome:
         """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any."""
+        if context.unit is not None and context.unit.written:
+            return COMMITTED
+        if result is None:
+            return ACK
         try:
             return self._held_against_the_contract(context, result)
         except Exception as error:  # noqa: BLE001 a value of the user's may raise anything

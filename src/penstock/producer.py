@@ -120,7 +120,7 @@ class Producer(Generic[T]):
         self._middleware = tuple(middleware)
         self._submit = compose(self._middleware, self._batcher.submit)
 
-    async def send(
+    async def send(  # noqa: PLR0913 what there is to say about one message, by keyword
         self,
         payload: T,
         *,

@@ -12,7 +12,7 @@ import pytest
 from penstock import ConnectionFailed
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.sql import SqlBroker
-from penstock.brokers.sql.migrating import migrate
+from penstock.clients.sql_migrating import migrate
 from penstock.message import Message
 from penstock.outcome import Ack
 from penstock.testing import FaultProxy
@@ -164,7 +164,9 @@ async def test_a_plain_client_sends_and_reads(server: SqlServer) -> None:
         await broker.settle([Settlement(delivery=delivery, outcome=Ack())])
         sent = Message(type="t", body=b'{"n":1}', key="k", headers={"traceparent": "00-x"})
         (ident,) = await broker.publish([Outgoing(destination="q", message=sent)])
-        ((number, kind, headers, payload),) = await server.query("SELECT id, type, headers, payload FROM penstock_messages")
+        ((number, kind, headers, payload),) = await server.query(
+            "SELECT id, type, headers, payload FROM penstock_messages"
+        )
         assert (ident, "t", '{"traceparent":"00-x"}', b'{"n":1}') == (str(number), kind, headers, bytes(payload))
     finally:
         await broker.close()

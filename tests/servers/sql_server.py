@@ -8,7 +8,6 @@ Ours are Debian's (``make servers`` installs them). PostgreSQL refuses to run as
 from __future__ import annotations
 
 import asyncio
-import glob
 import importlib.util
 import os
 import pwd
@@ -148,7 +147,7 @@ class _Own:
         raise NotImplementedError
 
     directory: Path
-    _how = {"orderly": signal.SIGTERM}
+    _orderly = signal.SIGTERM
 
     @property
     def running(self) -> bool:
@@ -183,12 +182,12 @@ class _Own:
 
     def restart(self) -> None:
         """Stop in an orderly way and start again, on the same port, with what is on disk."""
-        self._end(self._how["orderly"])
+        self._end(self._orderly)
         self.start()
 
     def stop(self) -> None:
         """Stop for good and remove the server's files. May be called in any state, and twice."""
-        self._end(self._how["orderly"])
+        self._end(self._orderly)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _becomes_ready(self) -> bool:
@@ -219,7 +218,7 @@ class _Own:
 class OwnPostgres(_Own, PostgresServer):
     """``durable``: what was committed survives ``kill()`` of the machine too; else only that of the server."""
 
-    _how = {"orderly": signal.SIGINT}
+    _orderly = signal.SIGINT
 
     def __init__(self, *, durable: bool = False, options: Sequence[str] = ()) -> None:
         super().__init__()
@@ -303,7 +302,8 @@ class OwnMariaDB(_Own, MySQLServer):
     def _answers(self) -> bool:
         url, self.url = self.url, self.url.replace("/test", "/mysql")
         try:
-            found = self.run("CREATE DATABASE IF NOT EXISTS test", "SELECT @@datadir")
+            ((made,),) = self.run("SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'test'")
+            found = self.run(*([] if made or self.port else ["CREATE DATABASE test"]), "SELECT @@datadir")
         finally:
             self.url = url
         return str(found[0][0]).rstrip("/") == str(self.directory / "data")
@@ -328,7 +328,7 @@ def find_postgres() -> Path:
     _need("asyncpg", "postgres")
     on_path = shutil.which("initdb")
     places = [Path(on_path).parent] if on_path else []
-    places += [Path(path) for path in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+    places += [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     for place in places:
         if (place / "initdb").exists() and (place / "postgres").exists():
             return place

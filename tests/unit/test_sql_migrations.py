@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from penstock.broker import Outgoing
 from penstock.brokers.sql import SqlBroker
-from penstock.brokers.sql.migrating import migrate
 from penstock.cli.migrate import migrate as command
 from penstock.cli.root import run
+from penstock.clients.sql_migrating import migrate
 from penstock.errors import ConfigurationError, ConnectionFailed
 from penstock.message import Message
 from tests.servers.sql_server import SqlServer

@@ -16,6 +16,7 @@ from penstock import Constant, Consumer, Context, Producer, RetryPolicy, Worker,
 from penstock.broker import Subscription, SupportsTransaction
 from penstock.brokers.sql import SqlBroker
 from penstock.clients.sql_libraries import connector
+from penstock.effects import Effects
 from penstock.errors import ConfigurationError, LostLease, UnsupportedFeature
 from tests.servers.sql_server import SqlServer
 
@@ -133,11 +134,14 @@ async def test_who_lost_the_lease_cannot_commit(broker: SqlBroker, engine: Async
     (delivery,) = await broker.fetch(SUBSCRIPTION, 10, 0.0)
     async with engine.begin() as connection:
         await connection.execute(sa.text("UPDATE penstock_messages SET token = 1"))
-    with pytest.raises(LostLease):
-        async with broker.transaction() as connection:
+    effect = Effects(broker, set()).of(delivery)
+
+    async def pay() -> None:
+        async with effect.transaction() as connection:
             await write(connection, 1)
-            if await broker.ack_in(connection, [delivery]):
-                raise LostLease
+
+    with pytest.raises(LostLease):
+        await pay()
     assert [] == await entries(engine)
 
 

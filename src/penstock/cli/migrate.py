@@ -24,7 +24,7 @@ def migrate(settings: Settings, dry_run: bool) -> None:
     url = settings.required_broker()
     if url.partition("://")[0].lower() not in SQL_SCHEMES:
         raise ConfigurationError(f"{mask_url(url)} has no tables; only postgresql://, mysql:// and sqlite:// have")
-    from ..brokers.sql.migrating import migrate as run
+    from ..clients.sql_migrating import migrate as run
 
     statements = asyncio.run(run(url, dry_run=dry_run))
     for statement in statements:

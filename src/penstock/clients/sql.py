@@ -110,11 +110,15 @@ class SqlOptions:
             else:
                 server = ServerAddress.parse(family, url, theirs)
                 place, shown = {"server": server}, server.url
-                if wrong := options.keys() - _OPTIONS[family]:
-                    raise ConfigurationError(f"unknown option {min(wrong)!r}")
+                _known(family, options)
             return replace(cls(**place, **_values(ours)), **options)
         except (ConfigurationError, TypeError, ValueError) as wrong:
             raise InvalidURL(f"{wrong}: {expected}; got {shown!r}") from wrong
+
+
+def _known(family: Family, options: Mapping[str, Any]) -> None:
+    if unknown := options.keys() - _OPTIONS[family]:
+        raise ConfigurationError(f"unknown option {min(unknown)!r}")
 
 
 def _path(url: str, unknown: Mapping[str, str]) -> str | None:
@@ -171,14 +175,3 @@ class Runner(Protocol):
     async def close(self) -> None:
         """Disconnect. Idempotent; the next ``run`` connects again."""
         ...
-
-
-def open_runner(options: SqlOptions, prepare: Work[None]) -> Runner:
-    """The runner for an address, not connected yet. ``prepare`` checks the tables, or makes them."""
-    if options.server is None:
-        from .sqlite import SqliteRunner
-
-        return SqliteRunner(options, prepare)
-    from .sql_server import ServerRunner
-
-    return ServerRunner(options, prepare)

@@ -71,7 +71,7 @@ def _understood(options: SqlOptions, error: BaseException) -> BrokerError | None
     if number in _MYSQL_CUT_OFF or number in _MYSQL_CLIENT or state.startswith(_CUT_OFF):
         return ConnectionFailed(f"{where}: {original}")
     if lost or isinstance(original, OSError | EOFError | exc.TimeoutError):
-        return ConnectionFailed(f"{where} cannot be reached: {original or type(original).__name__}")
+        return ConnectionFailed(f"{where} cannot be reached: {str(original) or type(original).__name__}")
     if isinstance(error, exc.InterfaceError) and ("closed" in str(original) or "connection" in str(original)):
         return ConnectionFailed(f"{where}: {original}")
     if isinstance(error, exc.SQLAlchemyError) or state or number:

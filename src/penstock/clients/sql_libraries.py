@@ -7,6 +7,7 @@ import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from ..errors import ConfigurationError, MissingExtra
@@ -44,30 +45,20 @@ def connector(options: SqlOptions, server: ServerAddress) -> Connector:
     arguments = _mysql_arguments(options, server)
 
     async def mysql(*_: Any, **__: Any) -> Any:
-        try:
-            import aiomysql
-        except ImportError as missing:
-            raise MissingExtra("aiomysql", "mysql") from missing
-        return await aiomysql.connect(**arguments)
+        return await _library("aiomysql", "mysql").connect(**arguments)
 
     return Connector(url="mysql+aiomysql://", connect=mysql)
 
 
 async def connect_postgresql(options: SqlOptions, server: ServerAddress) -> Any:
     """One bare connection of asyncpg."""
-    try:
-        import asyncpg
-    except ImportError as missing:
-        raise MissingExtra("asyncpg", "postgres") from missing
+    asyncpg = _library("asyncpg", "postgres")
     extra: dict[str, Any] = {} if options.prepare else {"statement_cache_size": 0}
     return await asyncio.wait_for(asyncpg.connect(server.dsn, timeout=options.timeout, **extra), options.timeout)
 
 
 def _mysql_arguments(options: SqlOptions, server: ServerAddress) -> dict[str, Any]:
-    try:
-        from pymysql.constants import CLIENT
-    except ImportError as missing:
-        raise MissingExtra("aiomysql", "mysql") from missing
+    flags = _library("pymysql.constants.CLIENT", "mysql")
     query = dict(server.query)
     return {
         "host": server.host or "localhost",
@@ -78,9 +69,17 @@ def _mysql_arguments(options: SqlOptions, server: ServerAddress) -> dict[str, An
         "unix_socket": query.get("unix_socket"),
         "charset": "utf8mb4",
         "connect_timeout": options.timeout,
-        "client_flag": CLIENT.FOUND_ROWS,  # an update counts the rows it found, changed or not
+        "client_flag": flags.FOUND_ROWS,  # an update counts the rows it found, changed or not
         "ssl": _tls(query),
     }
+
+
+def _library(name: str, extra: str) -> Any:
+    """An untyped module."""
+    try:
+        return import_module(name)
+    except ImportError as missing:
+        raise MissingExtra(name.partition(".")[0], extra) from missing
 
 
 def _tls(query: Mapping[str, str]) -> ssl.SSLContext | None:

@@ -12,8 +12,9 @@ Version 2 added the index ``keyed`` and made ``keys`` part of the schema.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -31,7 +32,7 @@ _SINCE = {"keyed": 2}  # indexes that younger versions added to a table that was
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
 _BYTES = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 _TEXT = sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
-_MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_row_format": "DYNAMIC"}
+_MYSQL: Mapping[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_row_format": "DYNAMIC"}
 # Rows come and go all the time: dead ones are swept early, and pages keep room for the lease that is written into a row
 _STORAGE = (
     "ALTER TABLE {} SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,"
@@ -138,7 +139,7 @@ class Schema:
                 statements += [CreateTable(table)] if new else []
                 statements += self._indexes(table, 0 if new else found or 0, conn)
                 if new and table is self.messages and conn.dialect.name == "postgresql":
-                    statements.append(sa.DDL(_STORAGE.format(table.name)))
+                    statements.append(sa.text(_STORAGE.format(table.name)))
         if found != VERSION:
             change = self.version.insert() if found is None else self.version.update()
             statements.append(change.values(version=sa.literal_column(str(VERSION))))
@@ -152,8 +153,8 @@ class Schema:
             if _SINCE.get(str(index.name).removeprefix(self.prefix), 1) > found and _wanted(index, conn)
         ]
 
-    def _table(self, name: str, *columns: sa.Column[object], **options: object) -> sa.Table:
-        return sa.Table(f"{self.prefix}{name}", self.metadata, *columns, **_MYSQL, **options)
+    def _table(self, name: str, *columns: sa.Column[Any], **options: Any) -> sa.Table:
+        return sa.Table(f"{self.prefix}{name}", self.metadata, *columns, **{**_MYSQL, **options})
 
     def _messages(self) -> sa.Table:
         table = self._table(
@@ -213,7 +214,7 @@ class Schema:
 
         MySQL knows no such index. There one serves both: what waits has no end of its lease, what is leased has one.
         """
-        partial = {"sqlite_where": where, "postgresql_where": where}
+        partial: dict[str, Any] = {"sqlite_where": where, "postgresql_where": where}
         own = [table.c[column] for column in columns]
         sa.Index(f"{self.prefix}{name}", *own, info={"dialects": ("sqlite", "postgresql")}, **partial)
         if name == "waiting":
@@ -230,7 +231,7 @@ def _wanted(item: sa.Table | sa.Index, conn: sa.Connection) -> bool:
 
 def sql(conn: sa.Connection, statement: sa.Executable) -> str:
     """A statement of the plan as text, for people to read and run."""
-    compiled = statement.compile(dialect=conn.dialect)  # type: ignore[attr-defined] - all of the plan can be compiled
+    compiled = cast("sa.ClauseElement", statement).compile(dialect=conn.dialect)
     return f"{str(compiled).strip()};"
 
 

@@ -65,9 +65,8 @@ class ServerRunner:
         await self.changes()
         async with self._turns:  # so many at once, beside the broker's own
             engine, _ = self._engines()
-            connection = engine.connect()
             with failures.translate(self._options):
-                await connection.start()
+                connection = await engine.connect()
             try:
                 yield connection
                 with failures.translate(self._options):

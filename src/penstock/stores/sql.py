@@ -10,8 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..clients.sql import SqlOptions, open_runner
+from ..clients.sql import SqlOptions
 from ..clients.sql_dialect import sql_dialect
+from ..clients.sql_opening import open_runner
 from ..clients.sql_schema import schema
 from ..clock import SYSTEM_CLOCK, Clock
 from ..store import Claim

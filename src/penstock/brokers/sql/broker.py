@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from ...broker import FOREVER, Capabilities, Outgoing, Settlement, Subscription
-from ...clients.sql import SqlOptions, Work, open_runner
+from ...clients.sql import SqlOptions, Work
+from ...clients.sql_opening import open_runner
 from ...clients.sql_schema import schema
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, PublishError

@@ -67,7 +67,7 @@ class Dialect(ABC):
     def diagnose(self, conn: sa.Connection, options: SqlOptions) -> list[Finding]:
         """Settings under which the guarantees do not hold."""
 
-    def announce(self, conn: sa.Connection, queues: Sequence[str]) -> None:
+    def announce(self, conn: sa.Connection, queues: Sequence[str]) -> None:  # noqa: B027 -- most have nothing to do
         """Wake up other processes when this transaction is committed, where there is a way."""
 
     def time(self) -> Time:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import msgspec
@@ -123,33 +124,34 @@ def _insert(
     """Insert a row of each message for the first group, then its copies for the others."""
     if not batch:
         return
-    if careful:
-        conn.exec_driver_sql("SAVEPOINT publishing")
     try:
-        ids = dialect.insert_by_any_driver(conn, [row for _, row in batch])
+        with conn.begin_nested() if careful else nullcontext():
+            ids = dialect.insert_by_any_driver(conn, [row for _, row in batch])
     except Exception as wrong:
         if _is_trouble(wrong):
             raise
         if not careful:
             raise Refused from wrong
-        conn.exec_driver_sql("ROLLBACK TO SAVEPOINT publishing")
         if len(batch) == 1:
             fates[batch[0][0]] = EncodeError(f"the message cannot be stored: {_text(wrong)}")
             return
         for single in batch:
             _insert(conn, dialect, [single], groups, fates, careful=True)
         return
-    if careful:
-        conn.exec_driver_sql("RELEASE SAVEPOINT publishing")
     for (n, _), number in zip(batch, ids, strict=True):
         fates[n] = str(number)
-    copies = [
-        (row[0], group, *row[2:9], number)
-        for (_, row), number in zip(batch, ids, strict=True)
-        for group in groups.get(row[0], [""])[1:]
-    ]
+    copies = _copies([row for _, row in batch], ids, groups)
     if copies:
         dialect.insert_by_any_driver(conn, copies)
+
+
+def _copies(rows: Sequence[Row], ids: Sequence[int], groups: dict[str, list[str]]) -> list[Row]:
+    """The rows of every group but the first: they name the first one's as the message's id."""
+    return [
+        (row[0], group, *row[2:9], number)
+        for row, number in zip(rows, ids, strict=True)
+        for group in groups.get(row[0], [""])[1:]
+    ]
 
 
 def _is_trouble(error: Exception) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ...clients.sql import SqlOptions, open_runner
-from ...clients.sql_schema import schema, sql
+from .sql import SqlOptions
+from .sql_opening import open_runner
+from .sql_schema import schema, sql
 
 _PATIENCE = 300.0  # an index over a long table takes its time
 
