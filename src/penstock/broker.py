@@ -29,7 +29,6 @@ A new driver subclasses ``penstock.testing.conformance.BrokerConformance`` and i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
@@ -265,30 +264,6 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     rss: int
     version: str
     paused: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class SupportsTransaction(Protocol):
-    """Lives in a SQL database, and can take part in the transactions of others there.
-
-    ``connection`` is a ``Session``, ``Connection``, ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy's on the same
-    database. Nothing is seen before its owner commits, and nothing is left when they roll back.
-    """
-
-    async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
-        """``publish`` in that transaction. Raises ``ConfigurationError`` if it is one of another database."""
-        ...
-
-    async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
-        """``settle`` with ``Ack`` in that transaction; return the deliveries whose lease was lost."""
-        ...
-
-    def transaction(self) -> AbstractAsyncContextManager[Any]:
-        """A new ``AsyncConnection`` in a transaction, which is committed when the block ends without an error.
-
-        Raises ``UnsupportedFeature`` where there is no asynchronous client.
-        """
-        ...
 
 
 @runtime_checkable

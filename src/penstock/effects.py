@@ -7,13 +7,37 @@ behind but the message; after it there is no message to run again. The engine th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol, runtime_checkable
 
-from .broker import SupportsTransaction
+from .broker import Outgoing
 from .errors import LostLease
 from .message import Delivery
+
+
+@runtime_checkable
+class SupportsTransaction(Protocol):
+    """Lives in a SQL database, and can take part in the transactions of others there.
+
+    ``connection`` is a ``Session``, ``Connection``, ``AsyncSession`` or ``AsyncConnection`` of SQLAlchemy's on the same
+    database. Nothing is seen before its owner commits, and nothing is left when they roll back.
+    """
+
+    async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
+        """``publish`` in that transaction. Raises ``ConfigurationError`` if it is one of another database."""
+        ...
+
+    async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
+        """``settle`` with ``Ack`` in that transaction; return the deliveries whose lease was lost."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A new ``AsyncConnection`` in a transaction, which is committed when the block ends without an error.
+
+        Raises ``UnsupportedFeature`` where there is no asynchronous client.
+        """
+        ...
 
 
 class Effects:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from .batching import Batcher
-from .broker import Broker, Outgoing, SupportsTransaction
+from .broker import Broker, Outgoing
 from .checks import finite, positive
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec

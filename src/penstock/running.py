@@ -17,11 +17,11 @@ import msgspec
 
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
-from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTransaction, SupportsTrim
+from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
-from .effects import Effects
+from .effects import Effects, SupportsTransaction
 from .executor import Executor, Expired, Limits, Refused
 from .intake import Intake, Prefetch
 from .ledger import SUSPECT_COUNT, Ledger, suspect_count

@@ -14,8 +14,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from .broker import Broker, Settlement, SupportsTransaction
+from .broker import Broker, Settlement
 from .clock import Clock
+from .effects import SupportsTransaction
 from .errors import BrokerError, ConnectionFailed
 from .ledger import Ledger
 from .message import Delivery

@@ -52,6 +52,10 @@ class SqlServer(ABC):
         """Drop penstock's tables."""
         await self.query(*[f"DROP TABLE IF EXISTS {name}" for name in await self.tables()])
 
+    def flush(self) -> None:
+        """The same, for code without a loop."""
+        asyncio.run(self.wipe())
+
     async def clear(self) -> None:
         """Empty penstock's tables, which takes less time than to make them."""
         await self.query(*[f"DELETE FROM {name}" for name in await self.tables() if not name.endswith("_schema")])

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from penstock import Constant, Consumer, Context, Producer, RetryPolicy, Worker, open_broker
-from penstock.broker import Subscription, SupportsTransaction
+from penstock.broker import Subscription
 from penstock.brokers.sql import SqlBroker
 from penstock.clients.sql_libraries import connector
-from penstock.effects import Effects
+from penstock.effects import Effects, SupportsTransaction
 from penstock.errors import ConfigurationError, LostLease, UnsupportedFeature
 from tests.servers.sql_server import SqlServer
 

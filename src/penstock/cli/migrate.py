@@ -19,7 +19,7 @@ def migrate(settings: Settings, dry_run: bool) -> None:
     """Make the tables of a SQL broker, or bring them to this release's version.
 
     Nothing else makes tables on a server, unless the address says create=true. Run it before the new release starts:
-    the release before goes on working on the new tables. Says nothing and changes nothing when there is nothing to do.
+    what runs of the release before goes on, but starts no more on tables newer than it knows. Says nothing and changes nothing when there is nothing to do.
     """
     url = settings.required_broker()
     if url.partition("://")[0].lower() not in SQL_SCHEMES:

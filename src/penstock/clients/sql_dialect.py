@@ -39,7 +39,7 @@ class SqlDialect:
     def now(self, conn: sa.Connection, clock: Clock) -> float:
         """Now, as a number."""
         moment = self.time(clock)
-        return moment if isinstance(moment, float) else float(conn.scalar(sa.select(moment)) or 0.0)
+        return float(conn.scalar(sa.select(moment)) or 0.0) if isinstance(moment, sa.ColumnElement) else moment
 
     def put(self, table: sa.Table, changing: Sequence[str]) -> sa.Insert:
         """Insert a row, or change these columns of the one that has the same primary key."""

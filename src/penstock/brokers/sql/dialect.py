@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -122,7 +123,9 @@ class Dialect(ABC):
         """Whether it is worth becoming a writer."""
         return conn.execute(self.lapsed(queues, group, (0, None), 1)).first() is not None
 
-    def lapsed(self, queues: Sequence[str], group: str, bounds: tuple[int, int | None], limit: int) -> sa.Select[Any]:
+    def lapsed(
+        self, queues: Sequence[str], group: str, bounds: tuple[int, int | None], limit: int
+    ) -> sa.Select[*tuple[Any, ...]]:
         """Rows whose lease is over, with what was known of it."""
         table, (above, below) = self.schema.messages, bounds
         return (
@@ -163,10 +166,10 @@ class Dialect(ABC):
         mid = sa.func.coalesce(table.c.mid, table.c.id)
         rows = conn.execute(sa.select(table.c.lease_until, table.c.id, mid, *(table.c[n] for n in names)).where(chosen))
         found: list[Delivery[Receipt]] = []
-        for row in sorted(rows.all(), key=lambda row: row[1]):
+        for row in sorted((tuple[Any, ...](row) for row in rows), key=itemgetter(1)):
             before = last[row[1]]
             silent = before.now - before.lease_until + subscription.lease
-            (delivery,) = deliveries(before.queue, group, lease.token, [tuple(row)])
+            (delivery,) = deliveries(before.queue, group, lease.token, [row])
             found.append(replace(delivery, predecessor=Predecessor(before.owner, silent)))
         return found
 
@@ -204,4 +207,4 @@ class Dialect(ABC):
 
     def _moment(self) -> sa.ColumnElement[float]:
         moment = self.time()
-        return sa.literal(moment, sa.Double()) if isinstance(moment, float) else moment
+        return moment if isinstance(moment, sa.ColumnElement) else sa.literal(moment, sa.Double())

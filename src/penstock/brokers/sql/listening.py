@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any
 
 from ...clients.sql import SqlOptions
@@ -56,7 +57,7 @@ class Listener:
         connection = await connect_postgresql(self._options, server)
         gone = asyncio.Event()
         try:
-            connection.add_termination_listener(lambda _: gone.set())
+            connection.add_termination_listener(partial(_set, gone))
             await asyncio.wait_for(connection.add_listener(self._channel, self._heard), self._options.timeout)
             self.up = True
             self._bell.ring()
@@ -71,3 +72,7 @@ class Listener:
 
     def _heard(self, _connection: Any, _pid: int, _channel: str, about: object) -> None:
         self._bell.ring([str(about)] if about else None)
+
+
+def _set(gone: asyncio.Event, _connection: object) -> None:
+    gone.set()
