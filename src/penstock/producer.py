@@ -22,6 +22,7 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
 from .deadlines import EXPIRES_AT, TIMEOUT
+from .effects import SupportsTransaction
 from .errors import (
     BrokerError,
     ConfigurationError,
