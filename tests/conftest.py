@@ -4,6 +4,8 @@
 ``redis_url``: runs the test on both, each time with an empty database. What most tests want.
 ``durable_server``: both again, but a server of the test's own, to ``kill()``, ``restart()`` and ``start()``.
 ``redis_cluster``, ``valkey_cluster``, ``redis_sentinels``, ``valkey_sentinels``, ``tls_server``: one for the whole run.
+``postgres_server``, ``mysql_server``: one of each for the whole run, its tables dropped before each test that asks for
+``sql_server``, which is both. ``durable_sql_server``: both again, but a server of the test's own.
 ``glide_installed``: for tests that need the client library valkey-glide.
 
 A server that cannot be had skips the test and says why; with ``CI=true`` or ``PENSTOCK_REQUIRE_SERVERS=1`` it fails.
@@ -11,6 +13,7 @@ A server that cannot be had skips the test and says why; with ``CI=true`` or ``P
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -25,6 +28,7 @@ from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
 from tests.servers.redis_tls import TLSServer
+from tests.servers.sql_server import OwnMariaDB, OwnPostgres, SqlServer, obtain_mysql, obtain_postgres
 from tests.servers.sqs_server import OwnSqsServer, SqsServer
 
 S = TypeVar("S", OwnCluster, OwnSentinels, TLSServer)
@@ -131,6 +135,48 @@ def durable_server(server_kind: str) -> Iterator[OwnServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[SqlServer]:
+    yield from _sql_for_the_session(obtain_postgres)
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[SqlServer]:
+    yield from _sql_for_the_session(obtain_mysql)
+
+
+@pytest.fixture(params=["postgres", "mysql"])
+def sql_server(request: pytest.FixtureRequest) -> SqlServer:
+    """The session's server of this kind, without our tables."""
+    server: SqlServer = request.getfixturevalue(f"{request.param}_server")
+    asyncio.run(server.wipe())
+    return server
+
+
+@pytest.fixture(params=[OwnPostgres, OwnMariaDB], ids=["postgres", "mysql"])
+def durable_sql_server(request: pytest.FixtureRequest) -> Iterator[SqlServer]:
+    try:
+        server = request.param(durable=True)
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def _sql_for_the_session(get: Callable[[], SqlServer]) -> Iterator[SqlServer]:
+    try:
+        server = get()
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server
+    finally:
+        if isinstance(server, OwnPostgres | OwnMariaDB):
+            server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ URL                                   broker                                    
 ====================================  =============================================  ==================
 ``memory://`` · ``memory://name``     this process's memory; a name is shared         none
 ``sqlite:///file.db`` · ``sqlite://``  one SQLite file; without a file, memory        ``sqlite``
+``postgresql://user@host/database``   PostgreSQL; also ``postgres://``               ``postgres``
+``mysql://user@host/database``        MySQL, MariaDB; also ``mariadb://``            ``mysql``
 ``redis://`` ``rediss://`` ``unix://``  Redis Streams                                 ``redis``
 ``valkey://`` ``valkeys://``          Valkey Streams                                 ``redis``
 ``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
@@ -23,6 +25,7 @@ from urllib.parse import urlsplit
 
 from .broker import Broker
 from .clients.redis_address import REDIS_SCHEMES
+from .clients.sql_address import SERVER_SCHEMES
 from .errors import InvalidURL
 from .store import Store
 
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
     from .brokers.memory_system import MemorySystem
 
 SCHEMES = (
-    "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
-    " redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://, sqs://?region=eu-west-1"
+    "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
+    " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
+    " sqs://?region=eu-west-1"
 )
 SIDEKIQ = "sidekiq+"
+SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
 
@@ -47,7 +52,7 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
     scheme = _scheme(url)
     if scheme == "memory":
         return _memory(url, options)
-    if scheme == "sqlite":
+    if scheme in SQL_SCHEMES:
         from .brokers.sql import SqlBroker
 
         return SqlBroker.from_url(url, **options)
@@ -75,7 +80,7 @@ def open_store(url: str) -> Store:
         from .stores.memory import MemoryStore
 
         return MemoryStore()
-    if scheme == "sqlite":
+    if scheme in SQL_SCHEMES:
         from .stores.sql import SqlStore
 
         return SqlStore.from_url(url)

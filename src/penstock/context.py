@@ -6,14 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .errors import HandlerTimeout, LostLease
+from .errors import HandlerTimeout, LostLease, UnsupportedFeature
 from .outcome import ACK, Ack, DeadLetter, Retry
+
+
+class UnitOfWork(Protocol):
+    """One message's part in a transaction: see ``penstock.effects``."""
+
+    written: bool
+    committed: bool
+
+    async def ack_in(self, connection: Any) -> None: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+
+    def undone(self) -> None: ...
 
 
 class Context(msgspec.Struct, kw_only=True, eq=False):
@@ -40,6 +54,7 @@ class Context(msgspec.Struct, kw_only=True, eq=False):
     lease_lost: bool = False
     stopping: bool = False
     timed_out: bool = False
+    unit: UnitOfWork | None = None
 
     def check(self) -> None:
         """Raise ``HandlerTimeout`` if the time is over, ``LostLease`` if the message is another worker's by now.
@@ -50,6 +65,31 @@ class Context(msgspec.Struct, kw_only=True, eq=False):
             raise HandlerTimeout
         if self.lease_lost:
             raise LostLease
+
+    async def ack_in(self, connection: Any) -> None:
+        """Acknowledge this message in your own transaction on the broker's database: exactly-once effects.
+
+        ``connection``: SQLAlchemy's ``AsyncSession``, ``AsyncConnection``, ``Session`` or ``Connection``. Do it last,
+        commit, and return ``None``. Raises ``LostLease`` if another worker has the message by now: then roll back.
+        ``UnsupportedFeature`` where the broker is no SQL database, and in batch handlers.
+        """
+        await self._unit().ack_in(connection)
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A transaction on the broker's database that ends with the acknowledgement of this message.
+
+        ``async with context.transaction() as connection:`` gives an ``AsyncConnection``; what is written through it and
+        the acknowledgement are committed together when the block ends, or not at all. Raises as ``ack_in`` does.
+        """
+        return self._unit().transaction()
+
+    def _unit(self) -> UnitOfWork:
+        if self.unit is None:
+            raise UnsupportedFeature(
+                "a handler can share the transaction of its acknowledgement only on a SQL broker and one message at a"
+                " time; elsewhere use middleware.Deduplicate"
+            )
+        return self.unit
 
     @staticmethod
     def ack() -> Ack:

@@ -26,6 +26,7 @@ from .checks import at_least_one, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .context import Context, enter
 from .deadlines import EXPIRES_AT, Deadlines, Watch, has_expired, limit
+from .effects import Effects
 from .errors import (
     DecodeError,
     HandlerError,
@@ -36,7 +37,7 @@ from .errors import (
 )
 from .ledger import Counters
 from .message import Delivery, Envelope
-from .outcome import ACK, DISCARDED, Ack, DeadLetter, Outcome, Release, Retry
+from .outcome import ACK, COMMITTED, DISCARDED, Ack, DeadLetter, Outcome, Release, Retry
 from .pipeline import ConsumeMiddleware, compose
 from .registry import Registry, Route
 from .retry import RetryPolicy
@@ -86,6 +87,7 @@ class Executor:
     expired: Expired = "dead_letter"
     refused: Refused | None = None
     counters: Counters = field(default_factory=Counters)
+    effects: Effects | None = None
     deadlines: Deadlines = field(init=False)
     _plain: bool = field(default=False, init=False)
     _call: Callable[[Envelope[Any]], Awaitable[Outcome]] | None = field(default=None, init=False)
@@ -110,6 +112,7 @@ class Executor:
             key=message.key,
             headers=message.headers,
             enqueued_at=message.enqueued_at,
+            unit=None if self.effects is None else self.effects.of(delivery),
         )
 
     async def execute(self, delivery: Delivery[Any], context: Context) -> Outcome:
@@ -141,7 +144,7 @@ class Executor:
             raise
         except BaseException as error:  # noqa: BLE001 whatever a handler raises is the policy's: a panic, an exit
             return self._failed(context, error)
-        return ACK if result is None else self._accept(context, result)
+        return ACK if result is None and context.unit is None else self._accept(context, result)
 
     def admit(self, delivery: Delivery[Any]) -> tuple[Route, Any] | Outcome:
         """The handler of a delivery and its payload, or the outcome of what must not reach one.
@@ -230,6 +233,10 @@ class Executor:
 
     def _accept(self, context: Context, result: Any) -> Outcome:
         """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any."""
+        if context.unit is not None and context.unit.written:
+            return COMMITTED
+        if result is None:
+            return ACK
         try:
             return self._held_against_the_contract(context, result)
         except Exception as error:  # noqa: BLE001 a value of the user's may raise anything
@@ -251,6 +258,11 @@ class Executor:
         return DeadLetter("wrongReturn", WrongReturn(text))
 
     def _failed(self, context: Context, error: BaseException) -> Outcome:
+        if context.unit is not None:
+            if context.unit.committed:
+                logger.error("failed after its transaction was committed", exc_info=error, extra=context.fields())
+                return COMMITTED
+            context.unit.undone()
         sound = _sound(error)
         return self._decided(context, lambda policy: policy.decide(context.attempt, sound))
 

@@ -53,3 +53,6 @@ ACK = Ack()
 
 # For a broker an ack like any other; the engine tells it by its identity from that of work that was done.
 DISCARDED = Ack()
+
+# Acknowledged already, in a transaction of the handler's own: there is nothing left to settle.
+COMMITTED = Ack()

@@ -23,6 +23,7 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import Codec
 from .codecs import codec_for
 from .deadlines import EXPIRES_AT, TIMEOUT
+from .effects import SupportsTransaction
 from .errors import (
     BrokerError,
     ConfigurationError,
@@ -124,7 +125,7 @@ class Producer(Generic[T]):
         self._middleware = tuple(middleware)
         self._submit = compose(self._middleware, self._batcher.submit)
 
-    async def send(
+    async def send(  # noqa: PLR0913 what there is to say about one message, by keyword
         self,
         payload: T,
         *,
@@ -134,6 +135,7 @@ class Producer(Generic[T]):
         headers: Mapping[str, Any] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 the handler's, not this call's
         expires: float | None = None,
+        connection: Any = None,
     ) -> str:
         """Send one message, to be delivered after ``delay`` seconds; its id.
 
@@ -141,23 +143,37 @@ class Producer(Generic[T]):
         consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises
         ``EncodeError``, ``ValidationError``, ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``,
         ``AccessDenied``, ``BrokerError`` after; ``NotArchived`` with an archive that writes at once.
+        ``connection``: on a SQL broker, SQLAlchemy's session or connection to the same database: the message is part of
+        its transaction, and is sent when that is committed.
         """
-        await self.broker.open()
+        if connection is None:
+            await self.broker.open()
         if headers or timeout is not None or expires is not None or self._expires is not None:
             headers = self._headers(headers, delay, timeout, expires)
         outgoing = self._outgoing(payload, type, key, delay, headers or EMPTY)
+        if connection is not None:
+            return (await self._all_in(connection, (outgoing,)))[0]
         return await self._one(outgoing)
 
     async def send_many(
-        self, payloads: Iterable[T | Send[T]], *, type: str | None = None, delay: float = 0.0
+        self,
+        payloads: Iterable[T | Send[T]],
+        *,
+        type: str | None = None,
+        delay: float = 0.0,
+        connection: Any = None,
     ) -> list[str]:
         """Send many messages in as few round trips as possible; their ids in order.
 
         Items may be payloads or ``Send`` values with options of their own. Everything is encoded before anything is
         sent. Raises as ``send`` does, and ``PublishError`` with the fate of each when only some were refused.
+        ``connection``: as for ``send``.
         """
-        await self.broker.open()
+        if connection is None:
+            await self.broker.open()
         outgoings = [self._item(item, type, delay) for item in payloads]
+        if connection is not None:
+            return await self._all_in(connection, outgoings)
         if self._middleware or (self._idempotency is not None and self._idempotency.cache is not None):
             return _all_or_error(await asyncio.gather(*map(self._one, outgoings), return_exceptions=True))
         ids = await self._publish_in_pages(outgoings)
@@ -178,6 +194,29 @@ class Producer(Generic[T]):
                 fates += error.results if isinstance(error, PublishError) else [error] * page
                 fates += [BrokerError("not tried, because an earlier page failed")] * (len(outgoings) - len(fates))
                 raise PublishError(fates[: len(outgoings)]) from error
+        return ids
+
+    async def _all_in(self, connection: Any, outgoings: Sequence[Outgoing]) -> list[str]:
+        """Publish in somebody's transaction, behind the same middleware."""
+        broker = self.broker
+        if not isinstance(broker, SupportsTransaction):
+            raise UnsupportedFeature(
+                f"{broker.url} cannot take part in a transaction; send after the commit, or use a SQL broker"
+            )
+        if self._idempotency is not None and self._idempotency.cache is not None:
+            raise UnsupportedFeature("an outside cache of keys cannot be rolled back; give Idempotency no cache here")
+        if not self._middleware:
+            ids = list(await broker.publish_in(connection, outgoings)) if outgoings else []
+        else:
+
+            async def last(outgoing: Outgoing) -> str:
+                return (await broker.publish_in(connection, (outgoing,)))[0]
+
+            submit = compose(self._middleware, last)
+            ids = [await submit(outgoing) for outgoing in outgoings]
+        if self._telemetry:
+            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
+                self._telemetry.emit(Published(self.stream, type_, count))
         return ids
 
     async def _one(self, outgoing: Outgoing) -> str:

@@ -22,6 +22,7 @@ from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, Sup
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
+from .effects import Effects, SupportsTransaction
 from .executor import Executor, Expired, Limits, Refused
 from .intake import Intake, Prefetch
 from .ledger import SUSPECT_COUNT, Ledger, suspect_count
@@ -213,6 +214,8 @@ class Running:
             refused=plan.options.refused,
             counters=ledger.counters,
         )
+        if plan.batch is None and isinstance(plan.broker, SupportsTransaction):
+            executor.effects = Effects(plan.broker, ledger.settling)
         parts = (plan.concurrency, around.clock, around.telemetry)
         if plan.batch is not None and isinstance(executor, BatchExecutor):
             return ledger, BatchSlots(ledger, executor, *parts, plan.batch), executor.deadlines

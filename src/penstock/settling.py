@@ -17,11 +17,12 @@ from typing import Any
 from .audit import Audit
 from .broker import Broker, Settlement
 from .clock import Clock
+from .effects import SupportsTransaction
 from .errors import BrokerError, ConnectionFailed
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-from .outcome import Ack, DeadLetter, Retry
+from .outcome import COMMITTED, Ack, DeadLetter, Retry
 from .telemetry import LeaseLost, Telemetry
 
 logger = logging.getLogger("penstock")
@@ -45,6 +46,7 @@ class Settler:
     ) -> None:
         self._broker, self._ledger, self._clock = broker, ledger, clock
         self._telemetry, self._outage, self._archive = telemetry, outage, archive
+        self._transactional = isinstance(broker, SupportsTransaction)
         self._put_off: dict[str, int] = {}  # by message id, how often so far
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -118,7 +120,7 @@ class Settler:
         while True:
             tries += 1
             try:
-                lost = await self._broker.settle(batch)
+                lost = await self._settled(batch)
             except ConnectionFailed as error:
                 await self._clock.sleep(self._outage.failed(error))
                 held = self._ledger.held
@@ -134,6 +136,12 @@ class Settler:
             else:
                 self._outage.recovered()
                 return batch, lost, tries
+
+    async def _settled(self, batch: Sequence[Settlement[Any]]) -> Sequence[Delivery[Any]]:
+        """Settle what a handler's own transaction has not settled already."""
+        if self._transactional:
+            batch = [item for item in batch if item.outcome is not COMMITTED]
+        return await self._broker.settle(batch) if batch else ()
 
     async def _one_by_one(self, batch: Sequence[Settlement[Any]]) -> tuple[list[Settlement[Any]], list[Delivery[Any]]]:
         settled: list[Settlement[Any]] = []

@@ -20,6 +20,7 @@ import penstock
 from penstock import broker as port
 from penstock import config, errors, open_broker, telemetry
 from penstock.cli.root import root
+from penstock.effects import SupportsTransaction
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "reference"
@@ -29,6 +30,8 @@ BROKERS = {
     "memory": "memory://",
     "SQLite file": "sqlite:///jobs.db",
     "SQLite in memory": "sqlite://",
+    "PostgreSQL": "postgresql://localhost/jobs",
+    "MySQL and MariaDB": "mysql://localhost/jobs",
     "Redis and Valkey Streams": "redis://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
     "SQS": "sqs://?region=eu-west-1",
@@ -56,6 +59,7 @@ PROTOCOLS = {
     port.SupportsReclaim: "lapsed leases are taken over by the workers' reclaimer",
     port.SupportsGhosts: "others may delete messages under a lease; it counts them",
     port.SupportsTrim: "the workers' pruner sweeps up after owners long gone",
+    SupportsTransaction: "publishes and acknowledges inside the caller's own SQL transaction",
     port.SupportsPresence: "keeps the list of living workers that `penstock stats` shows",
     port.SupportsPause: "keeps the list of paused streams, for `penstock pause` and `penstock resume`",
     port.SupportsInspect: "sizes, peek, dead letters, requeue, purge",

@@ -4,7 +4,8 @@ A fenced block takes directives from the HTML comments directly above it, one a 
 
 ``<!-- no-run: reason -->``   Python is only compiled, commands are left out; the reason is printed
 ``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``);
-                             ``sqs`` does it for ``sqs://localhost:9324?region=eu-west-1&tls=false``
+    ``postgresql://localhost/jobs`` and ``mysql://localhost/jobs`` with ``postgres`` and ``mysql``;
+    ``sqs://localhost:9324?region=eu-west-1&tls=false`` with ``sqs``
 ``<!-- exit: 3 -->``          the commands of the block end with this code
 ``<!-- file: jobs.py -->``    the block is not run but saved under this name, for later blocks to import or read
 """
@@ -21,12 +22,14 @@ from urllib.parse import urlsplit
 
 PYTHON = frozenset({"python", "py"})
 SHELL = frozenset({"bash", "console", "sh", "shell"})
-SERVERS = frozenset({"redis", "valkey", "sqs"})
+SERVERS = frozenset({"redis", "valkey", "postgres", "mysql", "sqs"})
 
 _COMMENT = re.compile(r"^\s*<!--\s*([a-z-]+)\s*(?::\s*(.*?))?\s*-->\s*$")
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)")
 _SQS_PLACE = "sqs://localhost:9324?region=eu-west-1&tls=false"
-_DEFAULT_PLACE = re.compile(r"\b(rediss?|valkeys?)://localhost:6379(?:/\d+)?")
+_DEFAULT_PLACE = re.compile(
+    r"\b(?:(?:rediss?|valkeys?)://localhost:6379(?:/\d+)?|(?:postgres(?:ql)?|mysql|mariadb)://localhost/jobs)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Block:
         if url.startswith("sqs:"):
             return self.code.replace(_SQS_PLACE, url)
         place = urlsplit(url)
-        return _DEFAULT_PLACE.sub(lambda shown: f"{shown[1]}://{place.netloc}{place.path}", self.code)
+        return _DEFAULT_PLACE.sub(
+            lambda shown: f"{shown[0].partition('://')[0]}://{place.netloc}{place.path}", self.code
+        )
 
 
 def blocks(page: Path) -> Iterator[Block]:

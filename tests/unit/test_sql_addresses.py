@@ -44,7 +44,7 @@ def test_the_address_is_told_as_it_was_given() -> None:
     [
         "",
         "jobs.db",
-        "postgres://localhost/jobs",
+        "postgre://localhost/jobs",
         "sqlite://jobs.db",
         "sqlite:///jobs.db?timeout=soon",
         "sqlite:///jobs.db?timeout=0",

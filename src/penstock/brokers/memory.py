@@ -29,6 +29,8 @@ class MemoryBroker:
         idempotent=True,
         retentions=("interest", "workqueue"),
         shared=False,
+        several=True,
+        keyed=True,
     )
     url = "memory://"
 
@@ -63,28 +65,32 @@ class MemoryBroker:
         return [self._publish(item) for item in messages]
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
-        system, group = self._system, self._group(subscription)
+        system, sources = self._system, self._sources(subscription)
+        groups = [self._group(source) for source in sources]
         deadline = system.clock.monotonic() + wait
         while True:
             system.arrival.clear()
-            next_due = system.promote(subscription.source)
+            due = [seconds for source in sources if (seconds := system.promote(source.source)) is not None]
+            taken = self._taken(sources, groups, limit)
             left = deadline - system.clock.monotonic()
-            if group.ready or left <= 0 or limit <= 0:
-                break
-            await wait_until(system.arrival, system.clock, left if next_due is None else min(left, next_due))
-        taken = [group.ready.popleft() for _ in range(min(limit, len(group.ready)))]
-        return [self._lease(subscription, group, entry) for entry in taken]
+            if taken or left <= 0 or limit <= 0:
+                return taken
+            await wait_until(system.arrival, system.clock, min(left, *due) if due else left)
 
     async def reclaim(
         self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
     ) -> Sequence[Delivery[int]]:
-        group, now = self._group(subscription), self._system.clock.time()
-        lapsed = [
-            receipt
-            for receipt, entry in group.leased.items()
-            if entry.deadline <= now and above < entry.count < (below or FOREVER)
-        ]
-        return [self._take_over(subscription, group, group.leased.pop(receipt), now) for receipt in lapsed[:limit]]
+        now, found = self._system.clock.time(), list[Delivery[int]]()
+        for source in self._sources(subscription):
+            group = self._group(source)
+            lapsed = [
+                receipt
+                for receipt, entry in group.leased.items()
+                if entry.deadline <= now and above < entry.count < (below or FOREVER)
+            ]
+            room = limit - len(found)
+            found += [self._take_over(source, group, group.leased.pop(receipt), now) for receipt in lapsed[:room]]
+        return found
 
     async def settle(self, settlements: Sequence[Settlement[int]]) -> Sequence[Delivery[int]]:
         return [item.delivery for item in settlements if not self._settle(item)]
@@ -140,6 +146,19 @@ class MemoryBroker:
             sole_group(subscription.source, subscription.group, others)
         return self._system.group(subscription)
 
+    @staticmethod
+    def _sources(subscription: Subscription) -> list[Subscription]:
+        """Each of several queues by itself, in the order asked for."""
+        return [replace(subscription, source=name) for name in subscription.queues] or [subscription]
+
+    def _taken(self, sources: Sequence[Subscription], groups: Sequence[Group], limit: int) -> list[Delivery[int]]:
+        found: list[Delivery[int]] = []
+        for source, group in zip(sources, groups, strict=True):
+            room = max(limit - len(found), 0)
+            entries = self._system.take(source.source, source.group, room, keyed=source.keyed)
+            found += [self._lease(source, group, entry) for entry in entries]
+        return found
+
     def _publish(self, item: Outgoing) -> str:
         system, message = self._system, item.message
         ident, now = system.new_id(), system.clock.time()
@@ -175,6 +194,8 @@ class MemoryBroker:
         entry = group.leased.pop(delivery.receipt, None)
         if entry is None:
             return False
+        if delivery.message.key is not None:
+            system.arrival.set()  # the next of its key may come
         match item.outcome:
             case Ack():
                 pass

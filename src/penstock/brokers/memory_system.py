@@ -88,6 +88,27 @@ class MemorySystem:
             stream.backlog.clear()
         return stream.groups[subscription.group]
 
+    def take(self, name: str, group: str, limit: int, *, keyed: bool) -> list[Entry]:
+        """The next entries before a group. ``keyed``: of each key the first, if none of it is leased or comes later."""
+        stream = self.streams[name]
+        mine = stream.groups[group]
+        if not keyed:
+            return [mine.ready.popleft() for _ in range(min(limit, len(mine.ready)))]
+        later = [entry for _, _, whose, entry in stream.delayed if whose in {None, group}]
+        first: dict[str | None, int] = {}
+        for entry in (*mine.ready, *later):
+            key, number = entry.message.key, int(entry.message.id)
+            first[key] = min(first.get(key, number), number)
+        busy = {entry.message.key for entry in mine.leased.values()}
+        taken = [
+            entry
+            for entry in mine.ready
+            if (key := entry.message.key) is None or (key not in busy and first[key] == int(entry.message.id))
+        ][:limit]
+        for entry in taken:
+            mine.ready.remove(entry)
+        return taken
+
     def promote(self, name: str) -> float | None:
         """Move what is due; return the seconds until the next, if there is one."""
         delayed, now = self.streams[name].delayed, self.clock.time()

@@ -30,6 +30,7 @@ COMMANDS = {
     "archive": "archive:archive",
     "pause": "pause:pause",
     "resume": "pause:resume",
+    "migrate": "migrate:migrate",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
 }

@@ -1,137 +1,148 @@
-"""Transactions on a SQL server: PostgreSQL by asyncpg, MySQL and MariaDB by aiomysql, both under SQLAlchemy's async engine.
+"""PostgreSQL and MySQL for the runner of transactions: a small pool of connections of an async engine.
 
-The same plain functions of a ``sqlalchemy.Connection`` run here as on SQLite (see ``clients.sql``).
+Every transaction runs in a task of its own, under the deadline of the call: whoever cancels the call does not cut the
+transaction off. What the server wants repeated (a deadlock, a conflict) is repeated until the deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
-from importlib.util import find_spec
-from typing import Any, Final, TypeVar
+import random
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
-from ..config import mask_url
-from ..errors import AccessDenied, BrokerError, ConfigurationError, ConnectionFailed, InvalidURL, MissingExtra
-from .sql import Work
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-try:
-    import sqlalchemy as sa
-    from sqlalchemy import exc
-    from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-except ImportError as missing:
-    raise MissingExtra("SQLAlchemy", "sqlite") from missing
+from ..errors import BrokerError, ConfigurationError, ConnectionFailed
+from . import sql_failures as failures
+from .sql import SqlOptions, Work
+from .sql_libraries import connector
 
 T = TypeVar("T")
 
-DIALECTS: Final = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
-_DRIVERS: Final = {"postgresql": ("asyncpg", "postgresql"), "mysql": ("aiomysql", "mysql")}
-_GONE: Final = ("08", "57P", "53", "58")  # SQLSTATE: connection, shutdown, resources, system
-_DENIED: Final = ("28", "42501", "3D000")
-_MYSQL_GONE: Final = frozenset({1040, 1053, 1152, 1205, 1213, 2002, 2003, 2006, 2013, 2014, 3024})
-_MYSQL_DENIED: Final = frozenset({1044, 1045, 1049, 1142, 1227, 1698})
+_NAP = 0.02
 
 
 class ServerRunner:
-    """A ``Runner`` over a small pool of connections, dialled when they are needed. Belongs to one event loop.
+    """Connections to one database, for one event loop.
 
-    ``timeout``: seconds for one transaction, connecting included.
+    ``prepare`` runs in a transaction of its own before the first other one and when a table is missing.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        self._url, self._timeout = _parsed(url), timeout
+    def __init__(self, options: SqlOptions, prepare: Work[None]) -> None:
+        self._options, self._prepare = options, prepare
         self._engine: AsyncEngine | None = None
+        self._single: AsyncEngine | None = None
+        self._prepared = False
+        self._turns = asyncio.Semaphore(options.pool)
+        self._running: set[asyncio.Task[Any]] = set()
 
-    @property
-    def url(self) -> str:
-        """The address, password masked."""
-        return mask_url(self._url.render_as_string())
+    async def run(self, work: Work[T], *, write: bool = True, single: bool = False) -> T:
+        return await self._apart(self._patiently(work, single=single or not write))
 
-    async def run(self, work: Work[T], *, write: bool = True) -> T:
-        try:
-            with self._translated():
-                async with asyncio.timeout(self._timeout), self._connected().begin() as connection:
-                    return await connection.run_sync(work)
-        except ConnectionFailed:
-            await self._hang_up()
-            raise
+    async def changes(self) -> int | None:
+        if not self._prepared:
+            await self._apart(self._patiently(lambda _: None, single=True))
+        return None
 
     async def close(self) -> None:
-        await self._hang_up()
-
-    def _connected(self) -> AsyncEngine:
-        if self._engine is None:
-            self._engine = create_async_engine(
-                self._url, pool_size=2, max_overflow=0, pool_recycle=300, connect_args=self._arguments()
-            )
-        return self._engine
-
-    def _arguments(self) -> dict[str, Any]:
-        if self._url.get_backend_name() == "mysql":
-            return {"connect_timeout": self._timeout, "charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'"}
-        return {"timeout": self._timeout, "command_timeout": self._timeout}
-
-    async def _hang_up(self) -> None:
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._single, self._prepared = self._engine, None, None, False
+        if self._running:
+            await asyncio.wait(self._running)
         if engine is not None:
-            with contextlib.suppress(Exception):  # whatever a broken connection says about its end
-                async with asyncio.timeout(1.0):
+            with contextlib.suppress(TimeoutError, OSError, exc.SQLAlchemyError):
+                async with asyncio.timeout(self._options.timeout):
                     await engine.dispose()
 
-    @contextlib.contextmanager
-    def _translated(self) -> Generator[None]:
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncGenerator[AsyncConnection]:
+        """A transaction for somebody else's statements: theirs to fill, committed when the block ends without error."""
+        await self.changes()
+        async with self._turns:  # so many at once, beside the broker's own
+            engine, _ = self._engines()
+            with failures.translate(self._options):
+                connection = await engine.connect()
+            try:
+                yield connection
+                with failures.translate(self._options):
+                    await connection.commit()
+            finally:
+                await connection.close()
+
+    async def _apart(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it, or was cancelled and does not want it
+
+    async def _patiently(self, work: Work[T], *, single: bool) -> T:
+        """Run it until it goes through or the deadline has passed."""
+        deadline = time.monotonic() + self._options.timeout
+        with failures.translate(self._options):
+            while True:
+                try:
+                    async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                        return await self._execute(work, single=single)
+                except exc.DBAPIError as error:
+                    if not failures.is_conflict(error) or time.monotonic() >= deadline:
+                        raise
+                await asyncio.sleep(random.uniform(_NAP / 4, _NAP))  # noqa: S311 -- only to get out of step
+
+    async def _execute(self, work: Work[T], *, single: bool) -> T:
+        if not self._prepared:
+            await self._transact(self._prepare, single=False)
+            self._prepared = True
         try:
-            yield
-        except TimeoutError as error:
-            raise ConnectionFailed(f"{self.url} did not answer within {self._timeout:g} seconds") from error
-        except exc.SQLAlchemyError as error:
-            raise self._understood(error) from error
-        except OSError as error:
-            raise ConnectionFailed(f"cannot reach {self.url}: {error}") from error
-        except Exception as error:  # what the drivers raise while they connect is not SQLAlchemy's
-            if type(error).__module__.partition(".")[0] in {"asyncpg", "pymysql", "aiomysql"}:
-                raise self._understood(error) from error
-            raise
+            return await self._transact(work, single=single)
+        except exc.DBAPIError as error:
+            if not failures.is_missing_table(error):
+                raise
+        try:
+            await self._transact(self._prepare, single=False)
+        except ConfigurationError as missing:
+            # They were there when the broker was opened: somebody is at work on them, and will have done
+            raise ConnectionFailed(str(missing)) from missing
+        return await self._transact(work, single=single)
 
-    def _understood(self, error: Exception) -> BrokerError:
-        original = getattr(error, "orig", None) or error
-        state, number = sqlstate(original), _number(original)
-        if state.startswith(_DENIED) or number in _MYSQL_DENIED:
-            return AccessDenied(f"{self.url}: {_line(original)}")
-        gone = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-        gone = gone or isinstance(error, exc.InterfaceError | exc.TimeoutError)
-        if gone or state.startswith(_GONE) or state in {"40001", "40P01", "55P03"} or number in _MYSQL_GONE:
-            return ConnectionFailed(f"{self.url}: {_line(original)}")
-        return BrokerError(f"{self.url}: {_line(original)}")
+    async def _transact(self, work: Work[T], *, single: bool) -> T:
+        engine, alone = self._engines()
+        async with (alone if single else engine).connect() as connection:
+            result = await connection.run_sync(work)
+            if not single:
+                await connection.commit()
+            return result
+
+    def _engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        if self._engine is None or self._single is None:
+            server = self._options.server
+            if server is None:
+                raise BrokerError("there is no server in this address")
+            library = connector(self._options, server)
+            self._engine = create_async_engine(
+                library.url,
+                async_creator=library.connect,
+                connect_args=library.arguments,
+                isolation_level=library.isolation,
+                poolclass=AsyncAdaptedQueuePool,
+                pool_size=self._options.pool,
+                max_overflow=self._options.pool,
+                pool_timeout=self._options.timeout,
+                pool_use_lifo=True,
+            )
+            self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        return self._engine, self._single
 
 
-def sqlstate(error: BaseException) -> str:
-    """PostgreSQL's code for an error, as far as it is known."""
-    return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
-
-
-def _number(error: BaseException) -> int:
-    """MySQL's number of an error."""
-    first = error.args[0] if error.args else 0
-    return first if isinstance(first, int) else 0
-
-
-def _line(error: BaseException) -> str:
-    return f"{error}".strip().partition("\n")[0] or type(error).__name__
-
-
-def _parsed(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-    except (exc.ArgumentError, ValueError) as error:
-        raise InvalidURL(f"expected postgresql://user@host/database or mysql://…, got {mask_url(url)!r}") from error
-    dialect = DIALECTS.get(parsed.drivername)
-    if dialect is None or not parsed.database:
-        raise InvalidURL(f"expected postgresql://user@host/database or mysql://…, got {mask_url(url)!r}")
-    driver, extra = _DRIVERS[dialect]
-    for library in (driver, "greenlet"):
-        if find_spec(library) is None:
-            raise MissingExtra(library, extra)
-    if any(name == "charset" for name in parsed.query):
-        raise ConfigurationError("the charset is utf8mb4 always; leave it out of the address")
-    return parsed.set(drivername=f"{dialect}+{driver}")
+def transactional(conn: sa.Connection) -> bool:
+    """Whether tables are made inside of transactions here."""
+    return conn.dialect.name != "mysql"

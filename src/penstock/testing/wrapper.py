@@ -15,7 +15,7 @@ from ..message import Delivery
 
 OPTIONAL = (
     "promote_due", "reclaim", "ghosts", "trim", "beat", "leave", "processes", "diagnose", "pause", "resume", "paused",
-    "sources", "stats", "peek", "dead", "requeue_dead", "purge_dead", "purge",
+    "publish_in", "ack_in", "transaction", "sources", "stats", "peek", "dead", "requeue_dead", "purge_dead", "purge",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Waiting for messages without asking all the time.
 
-Publishers in this process ring at once. Those in other processes are noticed by asking the database for its change
-number, often while there is something going on and up to four times a second when there is not.
+Publishers in this process ring at once. Those in other processes are heard where the database can tell (LISTEN), else
+noticed by asking: often while there is something going on, and seldom when there is not.
 """
 
 from __future__ import annotations
@@ -9,35 +9,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from ...clock import Clock, wait_until
 
-_SHORTEST = 0.005
-_LONGEST = 0.3
-_EASE = 16  # a pause may last this fraction of the time for which nothing happened
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds between two looks: ``shortest`` after something happened, then a fraction of the quiet time, at most ``longest``."""
+
+    shortest: float
+    longest: float
+    ease: float = 16.0
+
+
+SQLITE = Patience(0.005, 0.3)  # looking is asking for a change number, which costs nothing
+ASKING = Patience(0.01, 0.5)  # looking is a statement on a server
+LISTENING = Patience(2.0, 2.0)  # the server tells; looking is for what was missed
 
 
 class Arrivals:
-    """The bell of one database in this process. ``rung`` counts; threads and loops may share it."""
+    """The bell of one database in this process, for each queue. Threads and loops may share it."""
 
     def __init__(self) -> None:
-        self.rung = 0
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._rung: defaultdict[str, int] = defaultdict(int)
+        self._all = 0
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event, Sequence[str]]] = set()
 
-    def ring(self) -> None:
-        """Something may have become available."""
-        self.rung += 1
-        for loop, event in tuple(self._waiting):
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                loop.call_soon_threadsafe(event.set)
+    def rung(self, queues: Sequence[str]) -> int:
+        """How often it has rung for these."""
+        return self._all + sum(self._rung.get(queue, 0) for queue in queues)
 
-    async def wait(self, seen: int, clock: Clock, seconds: float) -> None:
+    def ring(self, queues: Iterable[str] | None = None) -> None:
+        """Something may have become available, in these queues or in any."""
+        some = None if queues is None else set(queues)
+        if some is None:
+            self._all += 1
+        else:
+            for queue in some:
+                self._rung[queue] += 1
+        for loop, event, names in tuple(self._waiting):
+            if some is None or not some.isdisjoint(names):
+                with contextlib.suppress(RuntimeError):  # that loop is closed
+                    loop.call_soon_threadsafe(event.set)
+
+    async def wait(self, queues: Sequence[str], seen: int, clock: Clock, seconds: float) -> None:
         """Wait until it has rung more often than ``seen``, at most ``seconds``."""
-        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        waiter = (asyncio.get_running_loop(), asyncio.Event(), queues)
         self._waiting.add(waiter)
         try:
-            if self.rung == seen:
+            if self.rung(queues) == seen:
                 await wait_until(waiter[1], clock, seconds)
         finally:
             self._waiting.discard(waiter)
@@ -47,31 +71,31 @@ _bells: WeakValueDictionary[str, Arrivals] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def arrivals(path: str | None) -> Arrivals:
-    """The bell that all brokers of this process on this file share; a database in memory has its own."""
-    if path is None:
+def arrivals(place: str | None) -> Arrivals:
+    """The bell that all brokers of this process on this database share; a database in memory has its own."""
+    if place is None:
         return Arrivals()
     with _lock:
-        return _bells.setdefault(path, Arrivals())
+        return _bells.setdefault(place, Arrivals())
 
 
 class Watch:
     """What one subscription knew when it last looked, and when to look again."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, patience: Callable[[], Patience]) -> None:
+        self._clock, self._patience = clock, patience
         self._active_at = clock.monotonic()
         self._asked_at = float("-inf")
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int | None, int] | None = None
         self._due: float | None = None
         self.hot = True
 
     @property
     def pause(self) -> float:
         """Seconds until it is worth asking the database again."""
-        quiet = self._clock.monotonic() - self._active_at
-        pause = min(max(quiet / _EASE, _SHORTEST), _LONGEST)
-        return pause if self._due is None else max(min(pause, self._due - self._clock.time()), 0.0)
+        now, patience = self._clock.monotonic(), self._patience()
+        pause = min(max((now - self._active_at) / patience.ease, patience.shortest), patience.longest)
+        return pause if self._due is None else max(min(pause, self._due - now), 0.0)
 
     def fresh(self, rung: int) -> bool:
         """Whether the database was asked a moment ago and nobody in this process has rung since."""
@@ -82,12 +106,14 @@ class Watch:
         """There were messages: there may be more."""
         self._active_at, self.hot = self._clock.monotonic(), True
 
-    def empty(self, seen: tuple[int, int], due: float | None) -> None:
-        """Nothing to be had at the state ``seen``; the next message that waits is ``due``."""
-        self._seen, self._due, self.hot = seen, due, False
+    def empty(self, seen: tuple[int | None, int], seconds: float | None) -> None:
+        """Nothing to be had at the state ``seen``; the next message that waits is due in ``seconds``."""
         self._asked_at = self._clock.monotonic()
+        self._due = None if seconds is None else self._asked_at + seconds
+        self._seen, self.hot = seen, False
 
-    def unchanged(self, seen: tuple[int, int]) -> bool:
+    def unchanged(self, seen: tuple[int | None, int]) -> bool:
         """Whether looking again is pointless."""
         self._asked_at = self._clock.monotonic()
-        return seen == self._seen and (self._due is None or self._due > self._clock.time())
+        same = seen[0] is not None and seen == self._seen
+        return same and (self._due is None or self._due > self._asked_at)

@@ -1,8 +1,9 @@
-"""A broker in a SQL database: one connection, every verb one transaction.
+"""A broker in a SQL database: every verb is one transaction.
 
-Leases, groups and dead letters are rows (``schema``). SQLite has no clock of its own, so times are the injected
-clock's. A fetch leases its batch in one statement with a new fencing token; a settlement finds its rows by that token,
-so whoever lost a lease touches nothing. Retried messages come back in the order in which they are due.
+Leases, groups and dead letters are rows (``clients/sql_schema``). Times are the server's; SQLite has no clock of its
+own, so there they are the injected clock's. A fetch leases its batch in one statement with a new fencing token; a
+settlement finds its rows by that token, so whoever lost a lease touches nothing. Retried messages come back in the order
+in which they are due. What differs between the databases is in ``dialect`` and the files of that kind.
 """
 
 from __future__ import annotations
@@ -14,62 +15,63 @@ import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from ...broker import (
-    FOREVER,
-    Capabilities,
-    DeadMessage,
-    Finding,
-    Outgoing,
-    Presence,
-    Settlement,
-    StreamStats,
-    Subscription,
-)
-from ...clients.sql import Runner, SqliteRunner, SqlOptions, Work
+from ...broker import FOREVER, Capabilities, Outgoing, Settlement, Subscription
+from ...clients.sql import SqlOptions, Work
+from ...clients.sql_opening import open_runner
+from ...clients.sql_schema import schema
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, PublishError
-from ...message import Delivery, Message
-from ...outcome import Release
-from . import inspection
-from .arrivals import Watch, arrivals
-from .diagnosis import diagnose
-from .publishing import join, publish
-from .rows import Receipt, rows
-from .schema import schema
+from ...message import Delivery
+from ...outcome import Ack, Release
+from .administration import Administration
+from .arrivals import ASKING, LISTENING, SQLITE, Patience, Watch, arrivals
+from .dialects import dialect_for
+from .listening import Listener
+from .publishing import Refused, join, publish
+from .rows import Lease, Receipt, deliveries
 from .settling import settle, settling
-
-T = TypeVar("T")
+from .transactions import acknowledge, run_in
 
 _Deliveries: TypeAlias = list[Delivery[Receipt]]
 
 
-class SqlBroker:
+class SqlBroker(Administration):
     """One owner on a database. ``SqlBroker.from_url("sqlite:///jobs.db")`` is the usual way to make one."""
 
     def __init__(self, options: SqlOptions, *, identity: str | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.identity = identity or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        on_disk = options.path is not None
+        lasting = options.path is not None or options.server is not None
+        self._options, self._clock = options, clock
+        self._schema = schema(options.prefix)
+        self._dialect = dialect_for(options.family, self._schema, clock)
         self.capabilities = Capabilities(
             max_delay=FOREVER,
             ordered=True,
             fanout=True,
-            persistent=on_disk,
+            persistent=lasting,
             idempotent=True,
             retentions=("interest", "workqueue"),
-            shared=on_disk,
+            shared=lasting,
+            several=True,
+            keyed=True,
+            max_body=self._dialect.max_body,
         )
-        self._options, self._clock = options, clock
-        self._schema = schema(options.prefix)
-        self._rows = rows(self._schema.messages.name, self._schema.streams.name)
-        self._runner: Runner = SqliteRunner(options, self._schema.ensure)
-        self._bell = arrivals(options.path and str(Path(options.path).resolve()))
+        server = options.server is not None
+        self._runner = open_runner(
+            options, self._schema.check if server and not options.create else self._schema.ensure
+        )
+        self._bell = arrivals(_place(options))
+        self._listener: Listener | None = None
+        if options.family == "postgresql" and options.listen:
+            self._listener = Listener(options, f"{options.prefix}arrivals", self._bell)
         self._watches: dict[tuple[str, str], Watch] = {}
+        self._joined: set[tuple[str, str]] = set()
         self._strays: set[asyncio.Future[None]] = set()
-        self._forked = self._claimed = self._opened = False
+        self._forked = self._opened = False
 
     @classmethod
     def from_url(
@@ -91,184 +93,160 @@ class SqlBroker:
         self._opened = False
         if self._strays:
             await asyncio.wait(self._strays)
-        if self._claimed and not self._forked:
+        if self._listener is not None:
+            await self._listener.stop()
+        if self._joined and not self._forked:
             with contextlib.suppress(BrokerError):  # then the leases lapse
                 await self._leave()
-        if not self._forked or self._options.path is not None:
+        if not self._forked or self._bell_is_shared():
             await self._runner.close()
 
     def fork(self) -> SqlBroker:
         """A connection of its own; to a database in memory there is only one, and it is shared."""
         other = SqlBroker(self._options, identity=self.identity, clock=self._clock)
         other._forked = True
-        if self._options.path is None:
+        if not self._bell_is_shared():
             other._runner, other._bell = self._runner, self._bell
         return other
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
         if not messages:
             return []
+        limit, dialect = self.capabilities.max_body, self._dialect
+        try:
+            fates = await self._runner.run(lambda c: publish(c, dialect, messages, max_body=limit, careful=False))
+        except Refused:
+            fates = await self._runner.run(lambda c: publish(c, dialect, messages, max_body=limit))
+        self._bell.ring({item.destination for item in messages})
+        return _all_or_error(fates)
+
+    async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
+        if not messages:
+            return []
         limit = self.capabilities.max_body
-        fates = await self._runner.run(
-            lambda conn: publish(conn, self._schema, self._rows, messages, now=self._clock.time(), max_body=limit)
+        return _all_or_error(
+            await run_in(self._dialect, connection, lambda conn: publish(conn, self._dialect, messages, max_body=limit))
         )
-        self._bell.ring()
-        ids = [fate for fate in fates if isinstance(fate, str)]
-        if len(ids) < len(fates):
-            raise PublishError(fates)
-        return ids
+
+    async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
+        return await run_in(self._dialect, connection, lambda conn: acknowledge(conn, self._dialect, deliveries))
+
+    def transaction(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self._runner.begin()
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
+        queues = subscription.queues or (subscription.source,)
         watch = self._watch(subscription)
         if limit <= 0:
             await self._claim(subscription, 0)
             return []
+        if wait > 0 and self._listener is not None and not self._forked:
+            self._listener.start()
         limit, deadline = self._at_most(limit), self._clock.monotonic() + wait
-        ask = wait <= watch.pause or not watch.fresh(self._bell.rung)
+        ask = wait <= watch.pause or not watch.fresh(self._bell.rung(queues))
         while True:
-            rung = self._bell.rung
+            rung = self._bell.rung(queues)
             if ask and (found := await self._take(subscription, watch, limit, rung)):
                 return found
             ask, left = True, deadline - self._clock.monotonic()
             if left <= 0:
                 return []
-            await self._bell.wait(rung, self._clock, min(left, watch.pause))
+            await self._bell.wait(queues, rung, self._clock, min(left, watch.pause))
 
     async def reclaim(
         self, subscription: Subscription, limit: int, *, above: int = 0, below: int | None = None
     ) -> Sequence[Delivery[Receipt]]:
         # Lapsed leases are rare: only a reader asks for them, and nobody waits for the writer's lock in vain.
-        if not await self._read(lambda conn: self._rows.any_lapsed(conn, subscription, self._clock.time())):
+        queues = subscription.queues or (subscription.source,)
+        if not await self._read(lambda conn: self._dialect.any_lapsed(conn, queues, subscription.group)):
             return []
-        token = self._token()
-
-        def work(conn: sa.Connection) -> _Deliveries:
-            owner, now, most = self.identity, self._clock.time(), self._at_most(limit)
-            return self._rows.reclaim(
-                conn, subscription, most, bounds=(above, below), token=token, owner=owner, now=now
-            )
-
-        return await self._guarded(work)
+        lease = Lease(secrets.randbits(62), self.identity, subscription.lease)
+        bounds, most = (above, below), self._at_most(limit)
+        return await self._guarded(
+            lambda conn: self._dialect.reclaim(conn, subscription, most, bounds=bounds, lease=lease)
+        )
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         if not settlements:
             return []
-        owner = self.identity
+        acks = all(isinstance(item.outcome, Ack) for item in settlements)
         lost = await self._runner.run(
-            lambda conn: settle(conn, self._schema, self._rows, settlements, owner=owner, now=self._clock.time())
+            lambda conn: settle(conn, self._dialect, settlements, owner=self.identity),
+            single=acks and self._dialect.single_claim,
         )
-        self._bell.ring()
+        # An ack frees nothing but the next message of its key.
+        if not acks or any(item.delivery.message.key is not None for item in settlements):
+            self._bell.ring({item.delivery.source for item in settlements})
         return lost
 
     async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
         if not deliveries:
             return []
-
-        def work(conn: sa.Connection) -> _Deliveries:
-            until, held = self._clock.time() + lease, set[Receipt]()
-            for token in {d.receipt[1] for d in deliveries}:
-                ids = [d.receipt[0] for d in deliveries if d.receipt[1] == token]
-                held |= {(number, token) for number in self._rows.extend(conn, token, ids, until)}
-            return [d for d in deliveries if d.receipt not in held]
-
-        return await self._runner.run(work)
-
-    async def trim(self, subscription: Subscription) -> int:
-        return await self._runner.run(lambda conn: inspection.sweep(conn, self._schema, self._clock.time()))
-
-    async def beat(self, presence: Presence, ttl: float) -> None:
-        until = self._clock.time() + ttl
-        await self._runner.run(lambda conn: inspection.beat(conn, self._schema, presence, until))
-
-    async def leave(self, identity: str) -> None:
-        await self._runner.run(lambda conn: inspection.leave(conn, self._schema, identity))
-
-    async def processes(self) -> Sequence[Presence]:
-        return await self._read(lambda conn: inspection.processes(conn, self._schema, self._clock.time()))
-
-    async def pause(self, source: str) -> bool:
-        return await self._runner.run(lambda conn: inspection.pause(conn, self._schema, source, self._clock.time()))
-
-    async def resume(self, source: str) -> bool:
-        return await self._runner.run(lambda conn: inspection.resume(conn, self._schema, source))
-
-    async def paused(self) -> frozenset[str]:
-        return await self._read(lambda conn: inspection.paused(conn, self._schema))
-
-    async def sources(self) -> Sequence[str]:
-        return await self._read(lambda conn: inspection.sources(conn, self._schema))
-
-    async def stats(self, source: str) -> StreamStats:
-        return await self._read(lambda conn: inspection.stats(conn, self._schema, source, self._clock.time()))
-
-    async def peek(self, source: str, limit: int) -> Sequence[Message]:
-        return await self._read(lambda conn: inspection.peek(conn, self._schema, source, limit, self._clock.time()))
-
-    async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
-        return await self._read(lambda conn: inspection.dead(conn, self._schema, source, limit, after))
-
-    async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
-        max_body = self.capabilities.max_body
-
-        def work(conn: sa.Connection) -> int:
-            now = self._clock.time()
-            return inspection.requeue_dead(conn, self._schema, self._rows, source, ids, now=now, max_body=max_body)
-
-        count = await self._runner.run(work)
-        self._bell.ring()
-        return count
-
-    async def purge_dead(self, source: str, ids: Sequence[str]) -> int:
-        return await self._runner.run(lambda conn: inspection.purge_dead(conn, self._schema, source, ids))
-
-    async def purge(self, source: str) -> int:
-        return await self._runner.run(lambda conn: inspection.purge(conn, self._schema, source))
-
-    async def diagnose(self) -> Sequence[Finding]:
-        return await self._read(lambda conn: diagnose(conn, self._options))
+        receipts = [delivery.receipt for delivery in deliveries]
+        held = await self._runner.run(lambda conn: self._dialect.extend(conn, receipts, lease))
+        return [delivery for delivery in deliveries if delivery.receipt not in held]
 
     def _watch(self, subscription: Subscription) -> Watch:
         name = (subscription.source, subscription.group)
         if name not in self._watches:
-            self._watches[name] = Watch(self._clock)
+            self._watches[name] = Watch(self._clock, self._patience)
         return self._watches[name]
+
+    def _patience(self) -> Patience:
+        if self._options.server is None:
+            return SQLITE
+        return LISTENING if self._listener is not None and self._listener.up else ASKING
 
     async def _take(self, subscription: Subscription, watch: Watch, limit: int, rung: int) -> _Deliveries:
         """Claim, but look first when the last claim found nothing: looking needs no lock, and often no statement."""
+        queues, group = subscription.queues or (subscription.source,), subscription.group
+        seen: tuple[int | None, int] | None = None
         if not watch.hot:
             seen = (await self._runner.changes(), rung)
             if watch.unchanged(seen):
                 return []
-            joined, due = await self._read(lambda conn: self._look(conn, subscription))
-            if joined and (due is None or due > self._clock.time()):
+            joined, due = await self._read(lambda conn: self._dialect.look(conn, queues, group))
+            if not joined:
+                self._joined.difference_update((queue, group) for queue in queues)
+            elif due is None or due > 0:
                 watch.empty(seen, due)
                 return []
         found = await self._claim(subscription, limit)
         if found:
             watch.found()
+        elif seen is not None:  # others were faster, or its key is taken
+            watch.empty(seen, self._patience().longest)
         else:
             watch.hot = False
         return found
 
-    def _look(self, conn: sa.Connection, subscription: Subscription) -> tuple[bool, float | None]:
-        return subscription.group in self._rows.groups(conn, subscription.source), self._rows.next_due(
-            conn, subscription
-        )
-
     async def _claim(self, subscription: Subscription, limit: int) -> _Deliveries:
-        token, alone = self._token(), self._options.retention == "workqueue"
+        queues, group, keyed = subscription.queues or (subscription.source,), subscription.group, subscription.keyed
+        alone, dialect = self._options.retention == "workqueue", self._dialect
+        lease = Lease(secrets.randbits(62), self.identity, subscription.lease)
+        unknown = [queue for queue in queues if (queue, group) not in self._joined]
 
         def work(conn: sa.Connection) -> _Deliveries:
-            now = self._clock.time()
-            join(conn, self._schema, self._rows, subscription, alone=alone, now=now)
-            return self._rows.claim(conn, subscription, limit, token=token, owner=self.identity, now=now)
+            for queue in unknown:
+                join(conn, dialect, subscription, queue, alone=alone)
+            found: _Deliveries = []
+            for queue in queues:
+                if (left := limit - len(found)) <= 0:
+                    break
+                if keyed:
+                    dialect.turn(conn, queue, group)
+                rows = dialect.claim(conn, queue, group, left, lease, keyed=keyed)
+                found += deliveries(queue, group, lease.token, rows)
+            return found
 
-        return await self._guarded(work)
+        single = dialect.single_claim and not unknown and not keyed and len(queues) == 1
+        found = await self._guarded(work, single=single)
+        self._joined.update((queue, group) for queue in unknown)
+        return found
 
-    async def _guarded(self, work: Work[_Deliveries]) -> _Deliveries:
+    async def _guarded(self, work: Work[_Deliveries], *, single: bool = False) -> _Deliveries:
         """Run a claim. If the caller is cancelled meanwhile, what was claimed is given back."""
-        self._claimed = True
-        claim = asyncio.ensure_future(self._runner.run(work))
+        claim = asyncio.ensure_future(self._runner.run(work, single=single))
         try:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -282,16 +260,35 @@ class SqlBroker:
             await self.settle([Settlement(delivery=delivery, outcome=Release()) for delivery in await claim])
 
     async def _leave(self) -> None:
+        """Give back what is still held. The groups stay."""
         statement = settling(self._schema).leave
-        await self._runner.run(lambda conn: conn.execute(statement, {"leaver": self.identity}))
-        self._bell.ring()
+        places = [{"the_queue": q, "the_grp": g, "the_owner": self.identity} for q, g in sorted(self._joined)]
+        queues = sorted({queue for queue, _ in self._joined})
 
-    async def _read(self, work: Work[T]) -> T:
-        return await self._runner.run(work, write=False)
+        def work(conn: sa.Connection) -> None:
+            conn.execute(statement, places)
+            self._dialect.announce(conn, queues)
+
+        await self._runner.run(work)
+        self._bell.ring(queues)
 
     def _at_most(self, limit: int) -> int:
         return max(min(limit, self.capabilities.max_batch), 0)  # SQLite takes a negative limit for none
 
-    @staticmethod
-    def _token() -> int:
-        return secrets.randbits(62)
+    def _bell_is_shared(self) -> bool:
+        """Whether there can be more than one connection: not to a database in memory."""
+        return self._options.path is not None or self._options.server is not None
+
+
+def _all_or_error(fates: Sequence[str | Exception]) -> list[str]:
+    ids = [fate for fate in fates if isinstance(fate, str)]
+    if len(ids) < len(fates):
+        raise PublishError(fates)
+    return ids
+
+
+def _place(options: SqlOptions) -> str | None:
+    """What names the database within this process."""
+    if options.server is not None:
+        return f"{options.server.url} {options.prefix}"
+    return options.path and str(Path(options.path).resolve())

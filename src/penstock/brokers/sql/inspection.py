@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from msgspec.structs import replace
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ...broker import DeadMessage, GroupStats, Outgoing, Presence, StreamStats
+from ...clients.sql_schema import Schema
 from ...message import EMPTY, Message
+from .dialect import Dialect
 from .publishing import publish
-from .rows import Rows, read_headers
-from .schema import Schema
+from .rows import read_headers
 
 _presence = msgspec.json.Decoder(Presence)
 
@@ -84,19 +84,17 @@ def dead(conn: sa.Connection, schema: Schema, queue: str, limit: int, after: str
     return [_letter(row) for row in conn.execute(query).mappings()]
 
 
-def requeue_dead(
-    conn: sa.Connection, schema: Schema, rows: Rows, queue: str, ids: Sequence[str], *, now: float, max_body: int
-) -> int:
+def requeue_dead(conn: sa.Connection, dialect: Dialect, queue: str, ids: Sequence[str], *, max_body: int) -> int:
     """Publish readable dead letters afresh and forget them."""
-    table = schema.dead
+    table, now = dialect.schema.dead, dialect.now(conn)
     chosen = sa.and_(table.c.queue == queue, table.c.id == sa.bindparam("number"), table.c.raw.is_(None))
     count = 0
     for number in _numbers(ids):
-        row = conn.execute(sa.select(table).where(chosen), {"number": number}).mappings().first()
+        row = conn.execute(sa.select(table).where(chosen).with_for_update(), {"number": number}).mappings().first()
         if row is not None:
             again = replace(_letter(row).message, attempt=0, enqueued_at=now)
             item = Outgoing(destination=queue, message=again)
-            (fate,) = publish(conn, schema, rows, [item], now=now, max_body=max_body)
+            (fate,) = publish(conn, dialect, [item], max_body=max_body)
             if isinstance(fate, Exception):
                 raise fate
             count += conn.execute(table.delete().where(chosen), {"number": number}).rowcount
@@ -126,12 +124,10 @@ def sweep(conn: sa.Connection, schema: Schema, now: float) -> int:
     return sum(conn.execute(table.delete().where(table.c.expires_at <= now)).rowcount for table in tables)
 
 
-def beat(conn: sa.Connection, schema: Schema, presence: Presence, until: float) -> None:
+def beat(conn: sa.Connection, dialect: Dialect, presence: Presence, until: float) -> None:
     """Put a worker on the list."""
-    statement = upsert(schema.workers)
-    fresh = {"presence": statement.excluded.presence, "expires_at": statement.excluded.expires_at}
     conn.execute(
-        statement.on_conflict_do_update(index_elements=["identity"], set_=fresh),
+        dialect.sql.put(dialect.schema.workers, ("presence", "expires_at")),
         {"identity": presence.identity, "presence": msgspec.json.encode(presence), "expires_at": until},
     )
 
@@ -152,10 +148,10 @@ def processes(conn: sa.Connection, schema: Schema, now: float) -> list[Presence]
     return found
 
 
-def pause(conn: sa.Connection, schema: Schema, queue: str, now: float) -> bool:
+def pause(conn: sa.Connection, dialect: Dialect, queue: str, now: float) -> bool:
     """Note that a queue is paused; whether that is news."""
-    statement = upsert(schema.paused).on_conflict_do_nothing()
-    return conn.execute(statement, {"queue": queue, "paused_at": now}).rowcount == 1
+    added = conn.execute(dialect.sql.add(dialect.schema.paused), {"queue": queue, "paused_at": now})
+    return added.rowcount == 1
 
 
 def resume(conn: sa.Connection, schema: Schema, queue: str) -> bool:

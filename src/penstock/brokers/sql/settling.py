@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from msgspec import UNSET
 
 from ...broker import Settlement
+from ...clients.sql_schema import Schema
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
-from .rows import Receipt, Rows
-from .schema import Schema
+from .dialect import Dialect
+from .rows import Receipt
 
 _TRACEBACK = 8 * 1024  # characters kept of a traceback: its end, where it happened
 
@@ -38,7 +39,8 @@ class Settling:
         self.retry = table.update().where(held).values(**free, **due, **again)
         self.release = table.update().where(held).values(**free, **fewer)
         self.release_later = table.update().where(held).values(**free, **fewer, **due)
-        self.leave = table.update().where(table.c.owner == sa.bindparam("leaver"), table.c.token.is_not(None))
+        mine = (table.c[name] == sa.bindparam(f"the_{name}") for name in ("queue", "grp", "owner"))
+        self.leave = table.update().where(*mine, table.c.token.is_not(None))
         self.leave = self.leave.values(**free, **fewer)
         self.raw = sa.select(table).where(held)
         copied = ("queue", "grp", "type", "key", "headers", "payload", "deliveries", "enqueued_at")
@@ -57,56 +59,55 @@ def settling(schema: Schema) -> Settling:
 
 
 def settle(
-    conn: sa.Connection,
-    schema: Schema,
-    rows: Rows,
-    settlements: Sequence[Settlement[Receipt]],
-    *,
-    owner: str,
-    now: float,
+    conn: sa.Connection, dialect: Dialect, settlements: Sequence[Settlement[Receipt]], *, owner: str
 ) -> list[Delivery[Receipt]]:
     """Apply a batch; return the deliveries that were no longer held."""
-    statements = settling(schema)
-    acks: defaultdict[int, list[Delivery[Receipt]]] = defaultdict(list)
+    acks = [item.delivery for item in settlements if isinstance(item.outcome, Ack)]
+    gone = dialect.delete(conn, [delivery.receipt for delivery in acks]) if acks else set[int]()
     lost: list[Delivery[Receipt]] = []
-    for item in settlements:
-        delivery = item.delivery
-        if isinstance(item.outcome, Ack):
-            acks[delivery.receipt[1]].append(delivery)
-        elif not _settle(conn, statements, rows, item, owner, now):
+    for delivery in acks:
+        if delivery.receipt[0] in gone:
+            gone.discard(delivery.receipt[0])  # the same one again is lost
+        else:
             lost.append(delivery)
-    for token, deliveries in acks.items():
-        gone = rows.delete(conn, token, [d.receipt[0] for d in deliveries])
-        for delivery in deliveries:
-            if delivery.receipt[0] in gone:
-                gone.discard(delivery.receipt[0])  # the same one again is lost
-            else:
-                lost.append(delivery)
+    if len(acks) < len(settlements):
+        lost += _settle(conn, dialect, [i for i in settlements if not isinstance(i.outcome, Ack)], owner)
     return lost
 
 
 def _settle(
-    conn: sa.Connection, statements: Settling, rows: Rows, item: Settlement[Receipt], owner: str, now: float
-) -> bool:
-    delivery, outcome = item.delivery, item.outcome
-    row, token = delivery.receipt
-    held: dict[str, Any] = {"row": row, "held": token}
-    match outcome:
-        case Retry(delay=delay, counts=counts):
-            attempt = delivery.attempt + 1 if counts else delivery.message.attempt
-            held |= {"due": now + (delay or 0.0), "attempt": attempt, "now": now}
-            statement: sa.Update | sa.Insert = statements.retry
-        case DeadLetter():
-            raw = None if delivery.defect is None else _raw(conn, statements, held)
-            if conn.execute(statements.bury, held | _letter(delivery, outcome, owner, now, raw)).rowcount != 1:
-                return False
-            return bool(rows.delete(conn, token, [row]))
-        case Release(delay=delay) if delay > 0:
-            held |= {"due": now + delay}
-            statement = statements.release_later
-        case _:
-            statement = statements.release
-    return conn.execute(statement, held).rowcount == 1
+    conn: sa.Connection, dialect: Dialect, settlements: Sequence[Settlement[Receipt]], owner: str
+) -> list[Delivery[Receipt]]:
+    """All that is no ack: what is still held is locked first, then written one statement for each kind of outcome."""
+    statements, now = settling(dialect.schema), dialect.now(conn)
+    held = dialect.held(conn, [item.delivery.receipt for item in settlements])
+    lost: list[Delivery[Receipt]] = []
+    kinds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    dead: list[Receipt] = []
+    for item in settlements:
+        delivery, outcome = item.delivery, item.outcome
+        if delivery.receipt not in held:
+            lost.append(delivery)
+            continue
+        held.discard(delivery.receipt)  # the same one again is lost
+        row: dict[str, Any] = dict(zip(("row", "held"), delivery.receipt, strict=True))
+        match outcome:
+            case Retry(delay=delay, counts=counts):
+                attempt = delivery.attempt + 1 if counts else delivery.message.attempt
+                kinds["retry"].append(row | {"due": now + (delay or 0.0), "attempt": attempt, "now": now})
+            case DeadLetter():
+                raw = None if delivery.defect is None else _raw(conn, statements, row)
+                kinds["bury"].append(row | _letter(delivery, outcome, owner, now, raw))
+                dead.append(delivery.receipt)
+            case Release(delay=delay) if delay > 0:
+                kinds["release_later"].append(row | {"due": now + delay})
+            case _:
+                kinds["release"].append(row)
+    for kind, rows in kinds.items():
+        conn.execute(getattr(statements, kind), rows)
+    if dead:
+        dialect.delete(conn, dead)
+    return lost
 
 
 def _letter(

@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 
 from ...broker import Outgoing, Settlement
 from ...checks import at_least_one, known, positive
-from ...clients.sql import SqlOptions, Transactions, Work
+from ...clients.sql import Runner, SqlOptions, Work
 from ...clock import SYSTEM_CLOCK, Clock
 from ...config import mask_url
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
@@ -273,7 +273,7 @@ class Archive:
                     _living.add(self)
         return self._engine
 
-    def _writer(self, made: Transactions) -> Writer:
+    def _writer(self, made: Runner) -> Writer:
         return Writer(made, self._tables, self.options, self._clock, f"the archive {self.url}")
 
     def _end(self, engine: Engine) -> None:

@@ -8,10 +8,9 @@ import logging
 from collections.abc import Callable
 
 from ...clients.loop_thread import LoopThread
-from ...clients.sql import SqliteRunner, SqlOptions, Transactions
-from ...clients.sql_server import DIALECTS, ServerRunner
-from ...config import mask_url
-from ...errors import InvalidURL
+from ...clients.sql import Runner, SqlOptions
+from ...clients.sql_libraries import connector
+from ...clients.sql_opening import open_runner
 from .writer import Writer
 
 logger = logging.getLogger("penstock")
@@ -22,7 +21,7 @@ FAREWELL = 5.0  # seconds that hanging up may take
 class Engine:
     """Made by the first use, ended by ``close``; a fork has none."""
 
-    def __init__(self, make: Callable[[], Transactions], build: Callable[[Transactions], Writer]) -> None:
+    def __init__(self, make: Callable[[], Runner], build: Callable[[Runner], Writer]) -> None:
         self.thread = LoopThread("penstock-archive")
         self.runner, self.writer, self._task = self.thread.submit(_begun(make, build)).result()
 
@@ -52,22 +51,16 @@ class Engine:
 
 
 async def _begun(
-    make: Callable[[], Transactions], build: Callable[[Transactions], Writer]
-) -> tuple[Transactions, Writer, asyncio.Task[None]]:
+    make: Callable[[], Runner], build: Callable[[Runner], Writer]
+) -> tuple[Runner, Writer, asyncio.Task[None]]:
     made = make()
     writer = build(made)
     return made, writer, asyncio.create_task(writer.run())
 
 
-def runner(url: str, timeout: float) -> tuple[str, Callable[[], Transactions]]:
+def runner(url: str, timeout: float) -> tuple[str, Callable[[], Runner]]:
     """The dialect of an address, and what makes its runner. No I/O. Raises ``InvalidURL``, ``MissingExtra``."""
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme == "sqlite":
-        options = SqlOptions.from_url(url, timeout=timeout)
-        return "sqlite", lambda: SqliteRunner(options, lambda _: None)  # tables are made when they are asked for
-    if scheme in DIALECTS:
-        ServerRunner(url, timeout=timeout)
-        return DIALECTS[scheme], lambda: ServerRunner(url, timeout=timeout)
-    raise InvalidURL(
-        f"an archive is at sqlite:///file.db, postgresql://user@host/database or mysql://…, got {mask_url(url)!r}"
-    )
+    options = SqlOptions.from_url(url, timeout=timeout)
+    if options.server is not None:
+        connector(options, options.server)  # a library that is missing is told of here
+    return options.family, lambda: open_runner(options, lambda _: None)  # tables are made when they are asked for

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from ...clients.sql import Transactions
+from ...clients.sql import Runner
 from ...clock import Clock
 from ...errors import BrokerError
 from .buffer import Buffer
@@ -32,7 +32,7 @@ LEAST_PAUSE = 0.05  # of them, those that nobody can shorten
 class Writer:
     """``put`` from any thread; everything else on the loop that ``run`` runs on."""
 
-    def __init__(self, runner: Transactions, tables: Tables, options: ArchiveOptions, clock: Clock, name: str) -> None:
+    def __init__(self, runner: Runner, tables: Tables, options: ArchiveOptions, clock: Clock, name: str) -> None:
         self._runner, self._tables, self._options, self._clock, self._name = runner, tables, options, clock, name
         self.buffer = Buffer(options.buffer_rows, options.buffer_bytes)
         self.error: Exception | None = None  # why the last try failed, while it is so

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from ...clients.sql_server import sqlstate
+from ...clients.sql_failures import sqlstate
 from ...errors import BrokerError
 from .rows import Entry, LogLine, event_of, job_row, log_row
 from .tables import Tables
