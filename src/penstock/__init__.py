@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .running import Options as Options
     from .store import IdempotencyCache as IdempotencyCache
     from .store import Store as Store
+    from .stores.archive import Archive as Archive
     from .telemetry import TELEMETRY as TELEMETRY
     from .telemetry import Telemetry as Telemetry
     from .worker import Worker as Worker
@@ -97,6 +98,7 @@ _HOMES = {
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
     "store": "IdempotencyCache Store",
+    "stores.archive": "Archive",
     "telemetry": "TELEMETRY Telemetry",
     "worker": "Worker",
 }
@@ -107,6 +109,7 @@ __all__ = [
     "AccessDenied",
     "Ack",
     "App",
+    "Archive",
     "Batch",
     "Broker",
     "BrokerError",

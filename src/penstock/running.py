@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .audit import Audit
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
@@ -111,6 +112,7 @@ class Plan:
     ordered: bool = False
     shards: int = 1
     queues: Queues | None = None
+    archive: Audit | None = None
 
     @property
     def at_once(self) -> int:
@@ -149,9 +151,9 @@ class Surroundings:
     telemetry: Telemetry
     _outages: dict[int, Outages] = field(default_factory=dict[int, Outages])
 
-    def outages(self, broker: Broker[Any]) -> Outages:
-        """What all roles on one broker know of it."""
-        return self._outages.setdefault(id(broker), Outages())
+    def outages(self, on: Broker[Any] | Audit) -> Outages:
+        """What all roles on one broker, or one archive, know of it."""
+        return self._outages.setdefault(id(on), Outages())
 
 
 class Running:
@@ -181,7 +183,8 @@ class Running:
             clock=around.clock,
             outage=self._outage("intake"),
         )
-        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        parts = (plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self._settler = Settler(*parts, plan.archive)
         self.ledger.on_lost = self._settler.lost
         self._intake_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -352,6 +355,8 @@ class Running:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._plan.archive is not None and not await self._plan.archive.flush(SETTLE_GRACE):
+            logger.warning("%s: rows wait for the archive; close it, or they go with this process", self._plan.name)
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         return clean

@@ -47,6 +47,7 @@ CAPABILITIES = {
     "keyed": "messages of one key are taken one at a time and in order, across all workers",
     "own_leases": "each message has a lease of its own that lapses by time",
     "counted": "crashes of a message's owners are counted",
+    "stable_ids": "a message keeps the id that `send` returned through delays and retries",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }

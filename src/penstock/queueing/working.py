@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ..audit import Audit
 from ..broker import Broker
 from ..checks import at_least_one, one_of
 from ..consumer import Consumer
@@ -66,7 +67,11 @@ class WorkerOptions:
 
 
 def consumer_of(
-    broker: Broker[Any], options: WorkerOptions, store: SupportsBudgets | None, services: Sequence[Service] = ()
+    broker: Broker[Any],
+    options: WorkerOptions,
+    store: SupportsBudgets | None,
+    archive: Audit | None,
+    services: Sequence[Service] = (),
 ) -> Consumer[Any]:
     """The consumer of these queues: jobs with ``perform`` and with ``handle``, of every class that is known."""
     JOBS.check()
@@ -82,7 +87,8 @@ def consumer_of(
         concurrency=options.concurrency,
         retry=UNLIMITED,
         timeout=options.timeout,
-        ordered=True,
+        ordered="everywhere" if broker.capabilities.keyed else True,
+        archive=archive,
         middleware=_by_key(options, store),
         codec=ArgsCodec(),
         claim=options.claim,

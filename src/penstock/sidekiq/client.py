@@ -16,6 +16,7 @@ from random import Random, SystemRandom
 from typing import Any, Final, ParamSpec, Self, cast
 
 from .. import job_route
+from ..audit import Audit, Audited
 from ..batching import Batcher
 from ..broker import Broker, Outgoing
 from ..brokers.sidekiq.ruby_json import dumps, loads
@@ -43,7 +44,8 @@ class Client:
     """Pushes jobs to ``broker``. One for a program, as a rule: ``Client(broker).install()``.
 
     ``middleware`` and ``server_middleware``: the chains around each push and, for jobs run inline, each execution.
-    ``strict_args``: what happens to arguments that are not of JSON's own types.
+    ``strict_args``: what happens to arguments that are not of JSON's own types. ``archive``: where a row of each job is
+    kept.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Client:
         middleware: Chain | None = None,
         server_middleware: Chain | None = None,
         strict_args: StrictArgs = "raise",
+        archive: Audit | None = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
     ) -> None:
@@ -66,7 +69,9 @@ class Client:
         self._clock, self._random = clock, random or SystemRandom()
         options: Any = getattr(broker, "options", None)
         self._floats = getattr(options, "timestamps", "ms") == "float"
-        self._batcher: Batcher[Outgoing] = Batcher(broker.publish, limit=broker.capabilities.max_batch)
+        self._archive = archive
+        self._publish = broker.publish if archive is None else Audited(broker, archive).publish
+        self._batcher: Batcher[Outgoing] = Batcher(self._publish, limit=broker.capabilities.max_batch)
         self._sync: SyncClient | None = None
 
     # ------------------------------------------------------------------------------------------------- being the client
@@ -223,7 +228,7 @@ class Client:
             await instead(job, payloads)
             return
         await self.broker.open()
-        await self.broker.publish(outgoings)
+        await self._publish(outgoings)
 
     def _stamp(self) -> float:
         now = self._clock.time()
@@ -238,6 +243,7 @@ class Client:
             middleware=middleware,
             server_middleware=server_middleware,
             strict_args=self.strict_args,
+            archive=self._archive,
             clock=self._clock,
             random=self._random,
         )

@@ -23,6 +23,7 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Final, Protocol, cast
 
+from ..audit import Audit
 from ..broker import Broker
 from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
@@ -149,8 +150,9 @@ class Processor:
         group: str = "default",
         concurrency: int = 10,
         options: Options = _OPTIONS,
+        archive: Audit | None = None,
     ) -> Consumer[Any]:
-        """What takes this processor's jobs from ``queues``. ``group`` and ``options`` as of any consumer."""
+        """What takes this processor's jobs from ``queues``. All else as of any consumer."""
         return Consumer(
             broker,
             queues,
@@ -161,6 +163,7 @@ class Processor:
             retry=UNLIMITED,
             concurrency=concurrency,
             options=replace(options, refused=options.refused or self.refused),
+            archive=archive,
         )
 
     def close(self) -> None:

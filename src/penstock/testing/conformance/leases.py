@@ -12,13 +12,11 @@ from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class LeaseTests(Harness):
-    @pytest.fixture
-    async def broker(self, _suite: None, request: pytest.FixtureRequest) -> Broker[Any]:
-        """The suite's; but the tests of this class, and no others of the whole suite, need leases."""
-        broker = await self.another()
+    @pytest.fixture(autouse=True)
+    def _with_own_leases(self, request: pytest.FixtureRequest) -> None:
+        """For the tests of this part only, and behind what a test module sets up itself: the names are sorted."""
         if request.function.__qualname__.startswith(LeaseTests.__name__):
-            self.need(broker, "own_leases")
-        return broker
+            self.need(request.getfixturevalue("broker"), "own_leases")
 
     async def test_a_lapsed_lease_passes_on_and_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
