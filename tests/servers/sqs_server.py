@@ -1,7 +1,7 @@
 """A server that speaks SQS for tests: ElasticMQ where Java and Maven are, else moto, or somebody's, by URL.
 
 ElasticMQ is the better one: strict about limits, and fast. Its messages are in a database below its folder when it is
-``durable``. moto comes from PyPI; it grows slow with long queues, so that tests on it keep them short; it speaks SNS as
+``durable``, which would write half a second late unless it is told not to. moto comes from PyPI; it grows slow with long queues, so that tests on it keep them short; it speaks SNS as
 well. ``PENSTOCK_TEST_SQS_URL`` names a running server instead, as an ``sqs://`` address; its queues are deleted.
 """
 
@@ -32,7 +32,7 @@ node-address {{ protocol = http, host = "127.0.0.1", port = {port}, context-path
 rest-sqs {{ enabled = true, bind-hostname = "127.0.0.1", bind-port = {port}, sqs-limits = strict }}
 rest-stats.enabled = false
 queues-storage {{ enabled = {durable}, path = "{folder}/queues.conf" }}
-messages-storage {{ enabled = {durable}, driver-class = "org.h2.Driver", uri = "jdbc:h2:{folder}/messages" }}
+messages-storage {{ enabled = {durable}, driver-class = "org.h2.Driver", uri = "jdbc:h2:{folder}/messages;WRITE_DELAY=0" }}
 """
 
 
