@@ -61,6 +61,43 @@ def test_a_wrong_address_is_told_what_was_expected(url: str) -> None:
     assert repr(url) in str(caught.value)
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql", "mariadb"])
+def test_an_address_names_a_database_on_a_server_and_never_shows_its_password(scheme: str) -> None:
+    options = SqlOptions.from_url(f"{scheme}://app:s%3Acret@db.example.org:1234/shop?timeout=2&pool=3&create=true")
+    server = options.server
+    assert server is not None
+    assert ("db.example.org", 1234, "app", "s:cret", "shop") == (
+        server.host, server.port, server.user, server.password, server.database
+    )  # fmt: skip
+    assert (2.0, 3, True) == (options.timeout, options.pool, options.create)
+    assert options.url == f"{options.family}://app:***@db.example.org:1234/shop"
+    assert "cret" not in f"{options!r} {options.url} {server!r}"
+
+
+def test_what_the_client_library_understands_is_handed_on() -> None:
+    options = SqlOptions.from_url("postgresql://app@db/shop?sslmode=verify-full&sslrootcert=ca.pem&listen=off")
+    assert options.server is not None
+    assert "postgresql://app@db/shop?sslmode=verify-full&sslrootcert=ca.pem" == options.server.dsn
+    assert not options.listen
+
+
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("postgresql://localhost", "names no database"),
+        ("postgresql://localhost/jobs?sslmod=require", "unknown option 'sslmod'"),
+        ("postgresql://localhost/jobs?durability=full", "unknown option 'durability'"),
+        ("postgresql://localhost/jobs?pool=many", "pool is a number"),
+        ("mysql://localhost/jobs?listen=true", "unknown option 'listen'"),
+        ("mysql://localhost/jobs?create=perhaps", "create is true or false"),
+        ("mysql://localhost:port/jobs", "expected mysql://"),
+    ],
+)
+def test_a_wrong_address_of_a_server_is_told_what_is_wrong_with_it(url: str, wrong: str) -> None:
+    with pytest.raises(InvalidURL, match=wrong):
+        SqlOptions.from_url(url)
+
+
 def test_a_wrong_argument_is_named() -> None:
     with pytest.raises(InvalidURL, match="colour"):
         SqlOptions.from_url("sqlite:///jobs.db", colour="blue")

@@ -27,6 +27,8 @@ LIBRARIES = {
     "hiredis": "makes Redis about three times as fast: pip install 'penstock[redis]'",
     "valkey-glide": "for glide:// addresses: pip install 'penstock[glide]'",
     "sqlalchemy": "SQLite needs it: pip install 'penstock[sqlite]'",
+    "asyncpg": "PostgreSQL needs it: pip install 'penstock[postgres]'",
+    "aiomysql": "MySQL and MariaDB need it: pip install 'penstock[mysql]'",
     "uvloop": "makes workers faster: pip install 'penstock[uvloop]'",
     "pydantic": "for pydantic payloads: pip install 'penstock[pydantic]'",
     "prometheus-client": "for --metrics-port: pip install 'penstock[prometheus]'",
