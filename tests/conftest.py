@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from tests.servers.rabbitmq_server import OwnRabbitmq, RabbitmqServer, obtain_rabbitmq
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
@@ -87,6 +88,20 @@ def tls_server() -> Iterator[TLSServer]:
     if shutil.which("openssl") is None:
         do_without(ServerUnavailableError("openssl, which makes the certificate, is not installed"))
     yield from started("redis", TLSServer)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitmqServer]:
+    """One for the whole run: each test takes a vhost of its own."""
+    try:
+        server = obtain_rabbitmq()
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server
+    finally:
+        if isinstance(server, OwnRabbitmq):
+            server.stop()
 
 
 @pytest.fixture(params=["redis", "valkey"])

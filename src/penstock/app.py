@@ -10,6 +10,7 @@ URL                                   broker                                    
 ``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
+``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMES = (
     "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
-    " redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://"
+    " redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://, amqp://user@host/vhost"
 )
 SIDEKIQ = "sidekiq+"
 
@@ -58,6 +59,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sidekiq import SidekiqBroker
 
         return SidekiqBroker.from_url(url, **options)
+    if scheme in {"amqp", "amqps", "rabbitmq", "rabbitmqs"}:
+        from .brokers.rabbitmq import RabbitmqBroker
+
+        return RabbitmqBroker.from_url(url, **options)
     raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
 
 

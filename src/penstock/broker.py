@@ -54,6 +54,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``keyed``: ``Subscription.keyed`` is honoured across all workers. ``own_leases``: each message has a lease of its own,
     which lapses by time and passes to any owner; without it ownership passes on when the owner leaves or dies (Kafka's
     partitions). ``counted``: ``Delivery.count`` outlives the owner, so that crashes are counted.
+    ``backfill``: a group that joins late gets what the groups before it have not finished; without it, it begins with
+    the next message published. ``atomic_settle``: every outcome is one step; without it a message may be there twice
+    after a crash between the copy (of a retry, a dead letter, a delayed release) and the end of the original.
     ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
@@ -70,6 +73,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool = False
     own_leases: bool = True
     counted: bool = True
+    backfill: bool = True
+    atomic_settle: bool = True
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
 

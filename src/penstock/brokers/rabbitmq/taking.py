@@ -1,0 +1,36 @@
+"""Taking what is in a queue now, all at once: for relaying and looking, not for workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from aiormq.abc import DeliveredMessage
+from pamqp import commands as spec
+
+from .channel import BatchChannel
+from .holdings import Held
+from .link import translated
+
+if TYPE_CHECKING:
+    from .core import Core
+
+
+async def take(
+    core: Core, queue: str, count: int, into: deque[Held], channel: BatchChannel | None = None
+) -> BatchChannel:
+    """Take up to ``count`` messages on a channel of their own; closing it gives back what is not acked."""
+
+    def sink(message: DeliveredMessage) -> None:
+        delivered, tag = message.channel, message.delivery.delivery_tag
+        assert isinstance(delivered, BatchChannel)
+        delivered.unsettled[tag] = None
+        into.append(Held(delivered, tag, queue, "", message.header.properties, message.body))
+
+    channel = channel or await core.taking.channel(sink)
+    timeout = core.options.timeout
+    async with translated(f"reading {queue!r}", core.taking):
+        await channel.call(spec.Basic.Qos(prefetch_count=min(count, 65_535)), timeout)
+        await channel.call(spec.Basic.Consume(queue=queue, consumer_tag="taking"), timeout)
+        await channel.call(spec.Basic.Cancel(consumer_tag="taking"), timeout)
+    return channel
