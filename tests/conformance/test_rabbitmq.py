@@ -26,6 +26,8 @@ class _Patient(RabbitmqBroker):
 
 
 class TestRabbitmq(BrokerConformance):
+    lease = 0.8
+
     @pytest.fixture(autouse=True)
     async def _server(self, rabbitmq_server: RabbitmqServer) -> AsyncIterator[None]:
         self.server, self.direct = rabbitmq_server, rabbitmq_server.vhost()
@@ -52,6 +54,7 @@ class TestRabbitmq(BrokerConformance):
     async def forget_everything(self) -> bool:
         self.server.drop(self.direct)
         self.server.make(self.direct.rpartition("/")[2])
+        await asyncio.sleep(0.2)  # until the broker has heard of it
         return True
 
     async def write_garbage(self, source: str) -> bool:

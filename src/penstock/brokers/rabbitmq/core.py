@@ -122,24 +122,20 @@ class Core:
     async def relay(self, source: str) -> None:
         """Publish what came while there was no group, to all groups there are now."""
         backlog: deque[Held] = deque()
-        channel = await take(self, names.beside(source, "backlog"), RELAY, backlog)
-        while backlog:
-            parcels = [
-                Parcel(
-                    self.options.exchange,
-                    source,
-                    wire.copied(held.properties, held.ident or self.publisher.new_id()),
-                    held.body,
-                )
-                for held in backlog
-            ]
-            fates = await self.publisher.put(parcels)
-            self.settler.ack(held for held, fate in zip(backlog, fates, strict=True) if fate is None)
-            full = len(backlog) >= RELAY
+        queue, channel = names.beside(source, "backlog"), None
+        while channel is None or backlog:
+            self.settler.ack(await self._relayed(source, backlog))
             backlog.clear()
-            if full:
-                await take(self, names.beside(source, "backlog"), RELAY, backlog, channel)
+            channel = await take(self, queue, RELAY, backlog, channel)
         await end(channel)
+
+    async def _relayed(self, source: str, backlog: Sequence[Held]) -> list[Held]:
+        parcels: list[Parcel] = []
+        for held in backlog:
+            found = wire.copied(held.properties, held.ident or self.publisher.new_id())
+            parcels.append(Parcel(self.options.exchange, source, found, held.body))
+        fates = await self.publisher.put(parcels)
+        return [held for held, fate in zip(backlog, fates, strict=True) if fate is None]
 
     def _lost(self) -> None:
         for reader in self._readers.values():

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .core import Core
 
 
+AGAIN = 50  # looks, a hundredth of a second apart, whether what was looked at is back in its place
+
+
 async def sources(core: Core, address: RabbitmqAddress) -> list[str]:
     """By the names of their queues."""
     found = await management.queues(address, core.options, "list queues")
@@ -133,12 +136,14 @@ class _Look:
         self._channel = await take(self._core, self._queue, self._count, self._found)
 
     async def __aexit__(self, *_: object) -> None:
-        channel = self._channel
-        if channel.unsettled and channel.alive:
+        channel, back = self._channel, len(self._channel.unsettled)
+        if back and channel.alive:
             channel.write(spec.Basic.Nack(delivery_tag=max(channel.unsettled), multiple=True, requeue=True))
-        # The answer says that all of it was done
-        await asyncio.gather(channel.call(spec.Basic.Qos(prefetch_count=1), 5.0), return_exceptions=True)
         await asyncio.gather(asyncio.wait_for(channel.close(), 2.0), return_exceptions=True)
+        for _ in range(AGAIN):  # nothing says that they are back but that they are there
+            if await _size(self._core, self._queue) >= back:
+                return
+            await asyncio.sleep(0.01)
 
 
 async def _each(core: Core, source: str, ids: Sequence[str], work: Callable[[Held], Any]) -> int:

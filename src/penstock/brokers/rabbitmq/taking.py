@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .core import Core
 
 
+_serial = itertools.count(1)
+
+
 async def take(
     core: Core, queue: str, count: int, into: deque[Held], channel: BatchChannel | None = None
 ) -> BatchChannel:
@@ -28,9 +32,10 @@ async def take(
         into.append(Held(delivered, tag, queue, "", message.header.properties, message.body))
 
     channel = channel or await core.taking.channel(sink)
-    timeout = core.options.timeout
+    # A tag of its own: the window of an earlier one closes only as its messages are settled
+    timeout, tag = core.options.timeout, f"taking-{next(_serial)}"
     async with translated(f"reading {queue!r}", core.taking):
         await channel.call(spec.Basic.Qos(prefetch_count=min(count, 65_535)), timeout)
-        await channel.call(spec.Basic.Consume(queue=queue, consumer_tag="taking"), timeout)
-        await channel.call(spec.Basic.Cancel(consumer_tag="taking"), timeout)
+        await channel.call(spec.Basic.Consume(queue=queue, consumer_tag=tag), timeout)
+        await channel.call(spec.Basic.Cancel(consumer_tag=tag), timeout)
     return channel
