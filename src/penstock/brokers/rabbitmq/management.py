@@ -22,8 +22,8 @@ async def queues(address: RabbitmqAddress, options: RabbitmqOptions, what: str) 
             f"AMQP cannot {what}: name the management API too, open_broker(url,"
             " management='http://user:password@host:15672')"
         )
-    columns = "name,messages_unacknowledged,consumers,arguments"
-    path = f"/api/queues/{quote(address.vhost, safe='')}?columns={columns}"
+    # Without the history of each queue: cheaper, and fresher
+    path = f"/api/queues/{quote(address.vhost, safe='')}?disable_stats=true&enable_queue_totals=true"
     found: list[dict[str, Any]] = await asyncio.to_thread(_get, address, options.management, path, options.timeout)
     return {str(queue["name"]): queue for queue in found}
 
