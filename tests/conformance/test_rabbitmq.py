@@ -63,4 +63,3 @@ class TestRabbitmq(BrokerConformance):
             exchange = await channel.get_exchange("penstock", ensure=False)
             await exchange.publish(aio_pika.Message(b"\xff\x00", headers={"penstock-attempt": "x"}), source)
         return True
-

@@ -136,7 +136,9 @@ class OwnRabbitmq(RabbitmqServer):
             "vm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 50MB\n"
             f"collect_statistics_interval = {round(TICK * 1000)}\n"
         )
-        (self.directory / "advanced.config").write_text(f"[{{rabbit, [{{quorum_tick_interval, {round(TICK * 1000)}}}]}}].\n")
+        (self.directory / "advanced.config").write_text(
+            f"[{{rabbit, [{{quorum_tick_interval, {round(TICK * 1000)}}}]}}].\n"
+        )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
 
     def _environment(self) -> dict[str, str]:

@@ -56,7 +56,7 @@ class RabbitmqBroker:
         self.identity = identity or f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._address, self._options, self._clock = address, options or RabbitmqOptions(), clock
         self._original = original
-        self._home = original._home if original else Home(self._core)
+        self._home: Home[Core] = original._home if original else Home(self._core)  # noqa: SLF001 - one of us
         self._opened = False
 
     @classmethod

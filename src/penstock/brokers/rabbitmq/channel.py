@@ -4,6 +4,10 @@ It stands on the client library's own channel, which opens, closes and calls; on
 here.
 """
 
+# The client library's futures and queues do not say of what:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +17,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 import pamqp.frame
-from aiormq.abc import AbstractConnection, ChannelFrame, DeliveredMessage
+from aiormq.abc import AbstractConnection, ChannelFrame
 from aiormq.channel import Channel
 from pamqp import commands as spec
 from pamqp.body import ContentBody
@@ -23,8 +27,6 @@ from ...errors import BrokerError, EncodeError
 
 _CHUNK = 256 * 1024  # bytes handed to the connection at once
 
-Sink: TypeAlias = Callable[[DeliveredMessage], None]
-
 
 class Parcel(msgspec.Struct, gc=False):
     """A message and where to publish it."""
@@ -33,6 +35,20 @@ class Parcel(msgspec.Struct, gc=False):
     key: str
     properties: spec.Basic.Properties
     body: bytes
+
+
+class Arrival(msgspec.Struct, gc=False):
+    """A delivery. ``consumer``: the tag of the consumer that it came to."""
+
+    channel: BatchChannel
+    tag: int
+    consumer: str
+    redelivered: bool
+    properties: spec.Basic.Properties
+    body: bytes
+
+
+Sink: TypeAlias = Callable[[Arrival], None]
 
 
 class Unroutable(BrokerError):
@@ -71,9 +87,9 @@ class BatchChannel(Channel):
     def alive(self) -> bool:
         return not self.is_closed and not self.connection.is_closed
 
-    async def call(self, frame: Any, timeout: float) -> Any:
+    async def call(self, frame: Any, within: float) -> Any:
         """One method and its answer."""
-        return await asyncio.wait_for(self.rpc(frame), timeout)
+        return await asyncio.wait_for(self.rpc(frame), within)
 
     def write(self, *frames: Any) -> None:
         """Send methods that have no answer."""
@@ -133,7 +149,8 @@ class BatchChannel(Channel):
         _, header = await self.frames.get()
         message = await self._read_content(frame, header)
         if self._sink is not None:
-            self._sink(message)
+            tag, consumer = frame.delivery_tag or 0, frame.consumer_tag or ""
+            self._sink(Arrival(self, tag, consumer, bool(frame.redelivered), header.properties, message.body))
 
     async def _on_return_frame(self, frame: spec.Basic.Return) -> None:
         _, header = await self.frames.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from pamqp import commands as spec
 
@@ -15,32 +15,25 @@ from ...errors import BrokerError
 from ...message import Delivery
 from . import names, wire
 from .channel import BatchChannel, Parcel
-from .holdings import Held, Holdings, Receipt
-from .link import Line
+from .holdings import Held, Holdings, Receipt, ack
 from .options import RabbitmqAddress, RabbitmqOptions
 from .parking import Parking
-from .publishing import Publisher
 from .reading import Reader, Ticket
 from .settling import Settler
+from .shared import Shared
 from .taking import take
-from .topology import Topology
 
 LOOKS = 10  # at the leases, in the time of the shortest one
 RELAY = 500
 
 
-class Core:
+class Core(Shared):
     """Everything that one owner has on one server. Called on its own loop only."""
 
     def __init__(self, address: RabbitmqAddress, options: RabbitmqOptions, identity: str, clock: Clock) -> None:
-        self.options, self.identity, self.clock = options, identity, clock
-        self.taking = Line(address, options, f"{identity} taking")
-        self.publishing = Line(address, options, f"{identity} publishing")
+        super().__init__(address, options, identity, clock)
         self.taking.lost = self._lost
-        self.topology = Topology(self.taking, options)
-        self.holdings = Holdings(clock)
-        self.publisher = Publisher(self.publishing, self.topology, options, clock)
-        self.settler = Settler(self)
+        self.settler = Settler(self, self.readers)
         self.parking = Parking(self)
         self._readers: dict[tuple[tuple[str, ...], str], Reader] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -60,7 +53,7 @@ class Core:
         if giving_back:
             with contextlib.suppress(BrokerError):  # then the server takes it all back with the connection, counted
                 async with asyncio.timeout(self.options.timeout):
-                    while self._settling:
+                    while self._settling:  # noqa: ASYNC110 - a confirm away
                         await asyncio.sleep(0.005)
                     await self._give_back()
         self.holdings = Holdings(self.clock)
@@ -83,14 +76,11 @@ class Core:
     def reader(self, subscription: Subscription) -> Reader:
         key = (subscription.queues or (subscription.source,), subscription.group)
         if key not in self._readers:
-            self._readers[key] = Reader(self, subscription)
+            self._readers[key] = Reader(self, self.parking, self.relay, subscription)
         return self._readers[key]
 
     def readers(self) -> list[Reader]:
         return list(self._readers.values())
-
-    def readers_of(self, wanted: Collection[tuple[str, str]]) -> list[Reader]:
-        return [r for r in self._readers.values() if any((source, r.group) in wanted for source in r.lanes)]
 
     async def fetch(
         self, subscription: Subscription, limit: int, wait: float, ticket: Ticket
@@ -124,7 +114,7 @@ class Core:
         backlog: deque[Held] = deque()
         queue, channel = names.beside(source, "backlog"), None
         while channel is None or backlog:
-            self.settler.ack(await self._relayed(source, backlog))
+            ack(await self._relayed(source, backlog))
             backlog.clear()
             channel = await take(self, queue, RELAY, backlog, channel)
         await end(channel)

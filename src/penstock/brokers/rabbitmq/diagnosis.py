@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...broker import Finding
+from .core import Core
 from .options import RabbitmqAddress
-
-if TYPE_CHECKING:
-    from .core import Core
 
 OLDEST = (3, 10)  # queues with a time to live and confirmed dead-lettering
 CONSUMER_TIMEOUT = 1800.0

@@ -9,15 +9,15 @@ ack was lost with its connection is acked when it comes back, not run again.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, TypeAlias
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from pamqp import commands as spec
 
 from ...clock import Clock
 from . import wire
-
-if TYPE_CHECKING:
-    from .channel import BatchChannel
+from .channel import BatchChannel
 
 Receipt: TypeAlias = int
 Key: TypeAlias = tuple[str, str, int]  # source and group, message id, number of the copy
@@ -130,3 +130,26 @@ class Holdings:
                 self.drop(held)
             else:
                 self.orphans[held.key] = held
+
+
+def ack(done: Iterable[Held]) -> None:
+    """Ack them, with one method for all that are the oldest of their channel."""
+    channels: defaultdict[BatchChannel, set[int]] = defaultdict(set)
+    for held in done:
+        channels[held.channel].add(held.tag)
+    for channel, tags in channels.items():
+        if channel.alive:
+            channel.write(*_acks(channel, tags))
+
+
+def _acks(channel: BatchChannel, tags: set[int]) -> list[spec.Basic.Ack]:
+    frames: list[spec.Basic.Ack] = []
+    last = 0
+    for tag in channel.unsettled:  # oldest first
+        if tag not in tags:
+            break
+        last = tag
+    if last:
+        frames.append(spec.Basic.Ack(delivery_tag=last, multiple=True))
+    known = [tag for tag in tags if channel.unsettled.pop(tag, tag) is None]
+    return [*frames, *(spec.Basic.Ack(delivery_tag=tag) for tag in known if tag > last)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pamqp import commands as spec
 
@@ -19,14 +19,11 @@ from ...errors import UnsupportedFeature
 from ...message import Message
 from . import management, names, wire
 from .channel import Parcel
-from .holdings import Held
+from .core import Core
+from .holdings import Held, ack
 from .link import Missing
 from .options import RabbitmqAddress
 from .taking import take
-
-if TYPE_CHECKING:
-    from .core import Core
-
 
 AGAIN = 50  # looks, a hundredth of a second apart, whether what was looked at is back in its place
 
@@ -135,12 +132,12 @@ class _Look:
     async def __aenter__(self) -> None:
         self._channel = await take(self._core, self._queue, self._count, self._found)
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         channel, back = self._channel, len(self._channel.unsettled)
         if back and channel.alive:
             channel.write(spec.Basic.Nack(delivery_tag=max(channel.unsettled), multiple=True, requeue=True))
         await asyncio.gather(asyncio.wait_for(channel.close(), 2.0), return_exceptions=True)
-        for _ in range(AGAIN):  # nothing says that they are back but that they are there
+        for _turn in range(AGAIN):  # nothing says that they are back but that they are there
             if await _size(self._core, self._queue) >= back:
                 return
             await asyncio.sleep(0.01)
@@ -157,7 +154,7 @@ async def _each(core: Core, source: str, ids: Sequence[str], work: Callable[[Hel
             ident = _letter(held).id
             if ident in wanted and await work(held):
                 wanted.discard(ident)
-                core.settler.ack([held])
+                ack([held])
                 count += 1
     return count
 
@@ -213,6 +210,3 @@ async def _purged(core: Core, queue: str) -> int:
     except Missing:
         return 0
     return int(answer.message_count)
-
-
-

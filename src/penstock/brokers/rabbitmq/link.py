@@ -5,13 +5,17 @@ and a broker's forks on other threads share what was fetched without sharing a l
 another publishes, so that a server that has no memory for publishers still takes acks.
 """
 
+# The client library's futures and queues do not say of what:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -209,7 +213,7 @@ def _nobody() -> None:
 
 
 @asynccontextmanager
-async def translated(what: str, aborting: Line | None = None) -> AsyncIterator[None]:
+async def translated(what: str, aborting: Line | None = None) -> AsyncGenerator[None]:
     """The client's errors as ours. What takes too long costs ``aborting`` its connection: its state is unknown."""
     try:
         yield
@@ -234,7 +238,7 @@ async def translated(what: str, aborting: Line | None = None) -> AsyncIterator[N
     except (TimeoutError, OSError, amqp.AMQPError, RuntimeError, EOFError) as error:
         if aborting is not None and isinstance(error, TimeoutError):
             aborting.abort()
-        raise ConnectionFailed(f"{what}: {error or 'no answer in time'}") from error
+        raise ConnectionFailed(f"{what}: {str(error) or 'no answer in time'}") from error
 
 
 class Missing(BrokerError):

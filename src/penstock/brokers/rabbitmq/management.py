@@ -33,7 +33,9 @@ def _get(address: RabbitmqAddress, url: str, path: str, timeout: float) -> Any:
     user = unquote(parts.username) if parts.username else address.user
     password = unquote(parts.password) if parts.password else address.password
     host = parts.netloc.rpartition("@")[2]
-    target = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + path.partition("?")[0], path.partition("?")[2], ""))
+    target = urlunsplit(
+        (parts.scheme, host, parts.path.rstrip("/") + path.partition("?")[0], path.partition("?")[2], "")
+    )
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     request = urllib.request.Request(target, headers={"Authorization": f"Basic {token}"})  # noqa: S310 - http or https, checked
     try:

@@ -10,22 +10,17 @@ itself after a time to live: while it is unacknowledged here it never does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
-from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
 from ...errors import BrokerError
 from . import wire
-from .channel import BatchChannel, Parcel
-from .holdings import Held, Key, key_of
+from .channel import Arrival, BatchChannel, Parcel
+from .holdings import Held, Key, ack, key_of
 from .link import translated
-
-if TYPE_CHECKING:
-    from .core import Core
-    from .reading import Reader
+from .shared import Shared
 
 BACK_AFTER = 30.0  # seconds, or the lease if that is longer
 
@@ -33,7 +28,7 @@ BACK_AFTER = 30.0  # seconds, or the lease if that is longer
 class Parking:
     """The queues of this worker's own, one for each group of a source that had to wait for long."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Shared) -> None:
         self._core = core
         self._channels: dict[tuple[str, str], BatchChannel] = {}
         self._queues: dict[tuple[str, str], str] = {}
@@ -72,14 +67,14 @@ class Parking:
             if fate is not None:
                 continue
             channel, tag, found = await asyncio.wait_for(arrival, core.options.timeout)
-            core.settler.ack([held])
+            ack([held])
             # The copy counts the crash that may still come; this handing-over is the same one
             held.again(channel, tag, found, core.clock.monotonic())
 
-    async def resume(self, reader: Reader) -> None:
+    async def resume(self, sources: Collection[str], group: str) -> None:
         """After a broken connection: what is waiting in our own queues is ours again."""
-        for source, group in list(self._queues):
-            if group == reader.group and source in reader.lanes:
+        for source, of in list(self._queues):
+            if of == group and source in sources:
                 await self._listen(source, group)
 
     async def _listen(self, source: str, group: str) -> None:
@@ -92,16 +87,18 @@ class Parking:
             await channel.call(spec.Basic.Consume(queue=queue, consumer_tag="held"), core.options.timeout)
         self._channels[source, group] = channel
 
-    def _arrived(self, source: str, group: str, message: DeliveredMessage) -> None:
-        channel, tag, found = message.channel, message.delivery.delivery_tag, message.header.properties
-        assert isinstance(channel, BatchChannel)
+    def _arrived(self, source: str, group: str, arrival: Arrival) -> None:
+        channel, tag, found = arrival.channel, arrival.tag, arrival.properties
         channel.unsettled[tag] = None
-        held = Held(channel, tag, source, group, found, message.body)
+        held = Held(channel, tag, source, group, found, arrival.body)
         held.since = self._core.clock.monotonic()
-        if held.key is not None and (expected := self._expected.pop(held.key, None)) is not None:
-            expected.set_result((channel, tag, found))
-        elif held.key is not None and (orphan := self._core.holdings.orphans.pop(held.key, None)) is not None:
+        if held.key is None:
+            return
+        if (expected := self._expected.pop(held.key, None)) is not None:
+            if not expected.done():
+                expected.set_result((channel, tag, found))
+        elif (orphan := self._core.holdings.orphans.pop(held.key, None)) is not None:
             orphan.again(channel, tag, found, held.since)
-        elif held.key is not None and self._core.holdings.is_done(held.key):
-            self._core.settler.ack([held])
+        elif self._core.holdings.is_done(held.key):
+            ack([held])
         # Anything else is another attempt's: it stays unacked until this channel ends, and goes back to the group

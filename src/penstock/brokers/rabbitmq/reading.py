@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
-from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
 from ...broker import Subscription
@@ -21,14 +20,16 @@ from ...clock import wait_until
 from ...errors import ConnectionFailed
 from ...message import Delivery
 from . import names, wire
-from .channel import BatchChannel
-from .holdings import Held, Receipt, key_of
+from .channel import Arrival, BatchChannel
+from .holdings import Held, Receipt, ack
 from .link import translated
-
-if TYPE_CHECKING:
-    from .core import Core
+from .parking import Parking
+from .shared import Shared
 
 BACKLOG_EVERY = 1.0  # seconds between looks for what was published while there was no group
+
+
+Relay: TypeAlias = Callable[[str], Awaitable[None]]
 
 
 class Ticket:
@@ -42,8 +43,9 @@ class Ticket:
 class Reader:
     """``lanes``: the sources, in the order in which they are taken from."""
 
-    def __init__(self, core: Core, subscription: Subscription) -> None:
-        self._core, self._start = core, subscription.start
+    def __init__(self, core: Shared, parking: Parking, relay: Relay, subscription: Subscription) -> None:
+        self._core, self._parking, self._relaying = core, parking, relay
+        self._start = subscription.start
         self.lanes, self.group = subscription.queues or (subscription.source,), subscription.group
         for source in self.lanes:
             names.check(source, self.group)
@@ -55,7 +57,9 @@ class Reader:
         self._arrived = asyncio.Event()
         self._backlog_at = float("-inf")
 
-    async def fetch(self, subscription: Subscription, limit: int, wait: float, ticket: Ticket) -> list[Delivery[Receipt]]:
+    async def fetch(
+        self, subscription: Subscription, limit: int, wait: float, ticket: Ticket
+    ) -> list[Delivery[Receipt]]:
         """See the port."""
         async with self.lock:
             await self.prepare()
@@ -73,7 +77,7 @@ class Reader:
             self._channel = await self._core.taking.channel(self._sink)
             self._channel.cancelled = self._gone
             self._window = 0
-            await self._core.parking.resume(self)
+            await self._parking.resume(self.lanes, self.group)
         return self._channel
 
     def lost(self) -> None:
@@ -146,7 +150,7 @@ class Reader:
             return
         for source in self.lanes:
             if await self._core.topology.waiting(names.beside(source, "backlog")):
-                await self._core.relay(source)
+                await self._relaying(source)
         self._backlog_at = now
 
     def _gone(self, _: str) -> None:
@@ -154,29 +158,22 @@ class Reader:
         self._core.topology.forget()
         self._arrived.set()
 
-    def _sink(self, message: DeliveredMessage) -> None:
-        lane = int(str(message.delivery.consumer_tag).rpartition(".")[2])
-        self.arrived(self.lanes[lane], message, self.buffers[lane])
-        self._arrived.set()
-
-    def arrived(self, source: str, message: DeliveredMessage, buffer: deque[Held]) -> None:
+    def _sink(self, arrival: Arrival) -> None:
         """Put a message into the buffer, unless we know it already."""
-        channel, tag, found = message.channel, message.delivery.delivery_tag, message.header.properties
-        core = self._core
-        assert isinstance(channel, BatchChannel)
-        if message.delivery.redelivered and (key := key_of(names.group_queue(source, self.group), found)) is not None:
-            if core.holdings.is_done(key):
-                channel.write(spec.Basic.Ack(delivery_tag=tag))
-                return
-            if (orphan := core.holdings.orphans.pop(key, None)) is not None:
-                orphan.again(channel, tag, found, core.clock.monotonic())
-                channel.unsettled[tag] = None
-                return
-        held = Held(channel, tag, source, self.group, found, message.body)
-        held.since = core.clock.monotonic()
-        held.deadline = held.since + core.options.hold
+        core, lane = self._core, int(arrival.consumer.rpartition(".")[2])
+        channel, tag, found = arrival.channel, arrival.tag, arrival.properties
         channel.unsettled[tag] = None
-        buffer.append(held)
+        held = Held(channel, tag, self.lanes[lane], self.group, found, arrival.body)
+        held.since = core.clock.monotonic()
+        if arrival.redelivered and held.key is not None:
+            if core.holdings.is_done(held.key):
+                ack([held])
+                return
+            if (orphan := core.holdings.orphans.pop(held.key, None)) is not None:
+                orphan.again(channel, tag, found, held.since)
+                return
+        self.buffers[lane].append(held)
+        self._arrived.set()
 
     def _take(self, subscription: Subscription, limit: int, ticket: Ticket) -> list[Delivery[Receipt]]:
         taken: list[Held] = []

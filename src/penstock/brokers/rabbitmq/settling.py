@@ -7,9 +7,7 @@ original come back to the process that made the copy, it is recognised and acked
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 from pamqp import commands as spec
 
@@ -18,11 +16,10 @@ from ...errors import BrokerError
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Outcome, Release, Retry
 from . import names, wire
-from .channel import BatchChannel, Parcel, Unroutable
-from .holdings import Held, Receipt
-
-if TYPE_CHECKING:
-    from .core import Core
+from .channel import Parcel, Unroutable
+from .holdings import Held, Receipt, ack
+from .reading import Reader
+from .shared import Shared
 
 COMING_BACK = 1.0  # seconds to wait for what a broken connection held to come back
 UNCOUNTED = (4, 3)  # the first release in which a nack counts nothing
@@ -31,8 +28,8 @@ UNCOUNTED = (4, 3)  # the first release in which a nack counts nothing
 class Settler:
     """Applies outcomes to what is held."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Shared, readers: Callable[[], Iterable[Reader]]) -> None:
+        self._core, self._readers = core, readers
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> list[Delivery[Receipt]]:
         """See the port."""
@@ -40,7 +37,7 @@ class Settler:
         table = holdings.table
         known = [(item, table.get(item.delivery.receipt)) for item in settlements]
         for _, held in known:
-            while held is not None and held.busy:  # it is moving; that takes one confirm
+            while held is not None and held.busy:  # noqa: ASYNC110 - it is moving, which takes one confirm
                 await asyncio.sleep(0.005)
         orphans = [held for _, held in known if held is not None and not held.channel.alive]
         if orphans:
@@ -62,19 +59,10 @@ class Settler:
                 holdings.done(held)
             else:
                 moving.append((held, item))
-        self.ack(acked)
+        ack(acked)
         if moving:
             await self._move(moving)
         return lost
-
-    def ack(self, done: Iterable[Held]) -> None:
-        """Ack them, with one method for all that are the oldest of their channel."""
-        channels: defaultdict[BatchChannel, set[int]] = defaultdict(set)
-        for held in done:
-            channels[held.channel].add(held.tag)
-        for channel, tags in channels.items():
-            if channel.alive:
-                channel.write(*_acks(channel, tags))
 
     async def give_back(self, helds: Sequence[Held]) -> None:
         """As if they had never been fetched. Raises what publishing raises."""
@@ -110,7 +98,7 @@ class Settler:
         safe = [held for (held, _), fate in zip(moved, fates, strict=True) if fate is None]
         for held in safe:
             self._core.holdings.done(held)
-        self.ack(safe)
+        ack(safe)
         for fate in fates:
             if fate is not None:
                 raise fate if isinstance(fate, BrokerError) else BrokerError(str(fate)) from fate
@@ -158,26 +146,14 @@ class Settler:
         """Wait a moment for what a broken connection held: the server gives it to whoever asks first."""
         clock = self._core.clock
         deadline = clock.monotonic() + COMING_BACK
-        while missing := [held for held in orphans if not held.channel.alive and held.token in self._core.holdings.table]:
-            for reader in self._core.readers_of({(held.source, held.group) for held in missing}):
-                await reader.recover(len(missing))
+        while missing := [
+            held for held in orphans if not held.channel.alive and held.token in self._core.holdings.table
+        ]:
+            for reader in list(self._readers()):
+                if any(held.source in reader.lanes and held.group == reader.group for held in missing):
+                    await reader.recover(len(missing))
             if not any(not held.channel.alive for held in missing):
                 return
             if clock.monotonic() >= deadline:
                 break
             await asyncio.sleep(0.05)
-
-
-def _acks(channel: BatchChannel, tags: set[int]) -> list[spec.Basic.Ack]:
-    frames: list[spec.Basic.Ack] = []
-    last = 0
-    for tag in channel.unsettled:  # oldest first
-        if tag not in tags:
-            break
-        last = tag
-    if last:
-        frames.append(spec.Basic.Ack(delivery_tag=last, multiple=True))
-    for tag in tags:
-        if channel.unsettled.pop(tag, tag) is None and tag > last:
-            frames.append(spec.Basic.Ack(delivery_tag=tag))
-    return frames

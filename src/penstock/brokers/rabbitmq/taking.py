@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING
 
-from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 
-from .channel import BatchChannel
+from .channel import Arrival, BatchChannel
 from .holdings import Held
 from .link import translated
-
-if TYPE_CHECKING:
-    from .core import Core
-
+from .shared import Shared
 
 _serial = itertools.count(1)
 
 
 async def take(
-    core: Core, queue: str, count: int, into: deque[Held], channel: BatchChannel | None = None
+    core: Shared, queue: str, count: int, into: deque[Held], channel: BatchChannel | None = None
 ) -> BatchChannel:
     """Take up to ``count`` messages on a channel of their own; closing it gives back what is not acked."""
 
-    def sink(message: DeliveredMessage) -> None:
-        delivered, tag = message.channel, message.delivery.delivery_tag
-        assert isinstance(delivered, BatchChannel)
-        delivered.unsettled[tag] = None
-        into.append(Held(delivered, tag, queue, "", message.header.properties, message.body))
+    def sink(arrival: Arrival) -> None:
+        arrival.channel.unsettled[arrival.tag] = None
+        into.append(Held(arrival.channel, arrival.tag, queue, "", arrival.properties, arrival.body))
 
     channel = channel or await core.taking.channel(sink)
     # A tag of its own: the window of an earlier one closes only as its messages are settled

@@ -65,13 +65,13 @@ def _stamped(headers: Headers, ident: str, type_: str, at: float | None) -> spec
 
 def _plain(value: Any, *, top: bool = False) -> bool:
     """Whether AMQP can say it exactly, and nothing of ours is meant."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind is str:
-        return value.isascii() or _encodable(value)
+        return bool(value.isascii()) or _encodable(value)
     if kind is bool or value is None:
         return True
     if kind is int:
-        return -_INT64 <= value < _INT64
+        return bool(-_INT64 <= value < _INT64)
     if kind is list:
         return all(map(_plain, value))
     if top or kind is dict:
@@ -136,9 +136,11 @@ def _json(value: Any) -> Any:
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode("latin-1")
     if isinstance(value, list):
-        return [_json(each) for each in value]
+        items: list[Any] = value
+        return [_json(each) for each in items]
     if isinstance(value, dict):
-        return {n: _json(v) for n, v in value.items()}
+        members: Headers = value
+        return {n: _json(v) for n, v in members.items()}
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
@@ -172,8 +174,9 @@ def copied(found: spec.Basic.Properties, ident: str, **ours: Any) -> spec.Basic.
         headers.pop(full := OURS + name.replace("_", "-"), None)
         if value:
             headers[full] = value
-    kept: dict[str, Any] = {n: v for n, v in found if v is not None and n not in _LEFT_OUT}
-    return spec.Basic.Properties(**kept | {"message_id": ident, "delivery_mode": 2, "headers": headers})
+    kept: Headers = {n: v for n, v in found if v is not None and n not in _LEFT_OUT}
+    kept.update(message_id=ident, delivery_mode=2, headers=headers)
+    return spec.Basic.Properties(**kept)
 
 
 def retried(found: spec.Basic.Properties, ident: str, attempt: int, now: float) -> spec.Basic.Properties:
