@@ -76,6 +76,7 @@ class BatchChannel(Channel):
     def __init__(self, connection: AbstractConnection, number: int, sink: Sink | None = None) -> None:
         super().__init__(connection, number, publisher_confirms=sink is None, frame_buffer=1000)
         self._sink = sink
+        self.dropped = False  # its connection was given up
         self._sequence = 0
         self._unconfirmed: dict[int, tuple[_Batch, int, Parcel]] = {}
         self._writing = asyncio.Lock()
@@ -85,7 +86,7 @@ class BatchChannel(Channel):
 
     @property
     def alive(self) -> bool:
-        return not self.is_closed and not self.connection.is_closed
+        return not self.dropped and not self.is_closed and not self.connection.is_closed
 
     async def call(self, frame: Any, within: float) -> Any:
         """One method and its answer."""

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from pamqp import commands as spec
 
 from ...clock import Clock
-from . import wire
+from . import names, wire
 from .channel import BatchChannel
 
 Receipt: TypeAlias = int
@@ -26,12 +26,16 @@ REMEMBERED = 20_000  # outcomes
 
 
 class Held:
-    """One message of ours. ``token`` is 0 until it is handed out; ``busy`` while its outcome is being written."""
+    """One message of ours. ``token`` is 0 until it is handed out; ``busy`` while its outcome is being written.
+
+    ``count``: how often it was handed over, this time included. Coming back by another channel is no other time.
+    """
 
     __slots__ = (
         "body",
         "busy",
         "channel",
+        "count",
         "deadline",
         "group",
         "ident",
@@ -49,18 +53,14 @@ class Held:
         self, channel: BatchChannel, tag: int, source: str, group: str, properties: spec.Basic.Properties, body: bytes
     ) -> None:
         self.channel, self.tag = channel, tag
-        self.source, self.group, self.where = source, group, f"{source}@{group}"
+        self.source, self.group, self.where = source, group, names.group_queue(source, group)
         self.properties, self.body = properties, body
         self.key = key_of(self.where, properties)
         self.ident = properties.message_id or ""
+        self.count = wire.delivered(properties) + 1
         self.token: Receipt = 0
         self.lease = self.deadline = self.since = 0.0
         self.busy = False
-
-    @property
-    def count(self) -> int:
-        """How often it was handed over, this time included."""
-        return wire.delivered(self.properties) + 1
 
     def again(self, channel: BatchChannel, tag: int, properties: spec.Basic.Properties, now: float) -> None:
         """It is the same message on another channel."""

@@ -137,6 +137,7 @@ class Line:
         self._address, self._options, self._name = address, options, name
         self._connection: Connection | None = None
         self._number = 0
+        self._channels: list[BatchChannel] = []
         self._lock = asyncio.Lock()
         self.lost: Callable[[], object] = _nobody
         self.version: tuple[int, ...] = (0,)
@@ -155,6 +156,7 @@ class Line:
             self._number += 1
             channel = BatchChannel(connection, self._number, sink)
             connection.channels[self._number] = channel
+            self._channels = [each for each in self._channels if each.alive] + [channel]
             async with translated("opening a channel"):
                 await asyncio.wait_for(channel.open(), self._options.timeout)
             return channel
@@ -164,6 +166,12 @@ class Line:
         self._number = 0
         try:
             await asyncio.wait_for(connection.connect(), self._options.connect_timeout)
+        except amqp.InvalidFrameError as error:
+            await connection.close()
+            raise ConnectionFailed(
+                f"{self._address.masked} ended the connection as it began: is there such a vhost, is it up, and may"
+                " this user enter it?"
+            ) from error
         except BaseException:
             await connection.close()
             raise
@@ -192,6 +200,8 @@ class Line:
     def abort(self) -> None:
         """Give the connection up: it answers no more."""
         connection, self._connection = self._connection, None
+        for channel in self._channels:
+            channel.dropped = True
         if connection is not None:
             self._end = asyncio.ensure_future(_close(connection))
             self.lost()

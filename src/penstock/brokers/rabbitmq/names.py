@@ -1,6 +1,6 @@
 """Names of queues, and the routing keys of the ladder of delays.
 
-``emails@workers`` is the queue of group ``workers`` of ``emails``. ``emails@@dead``, ``emails@@backlog`` (published
+The ``*`` of a pattern is ``+`` in names. ``emails@workers`` is the queue of group ``workers`` of ``emails``. ``emails@@dead``, ``emails@@backlog`` (published
 while there was no group) and ``emails@@due`` (delayed messages whose time has come) belong to the source, as do the
 steps of its ladder: ``emails@@delay-00`` keeps what is in it for 25 ms, each further step twice as long.
 
@@ -11,6 +11,8 @@ than all bits can say begin with laps of the length of the highest step.
 """
 
 from __future__ import annotations
+
+import re
 
 from ...errors import ConfigurationError
 
@@ -23,6 +25,7 @@ MAX_DELAY = float((LAPS - 1) * LAP) * TICK  # ten years, almost
 END = "penstock.delay-end"
 UNROUTED = "penstock.unrouted"
 DUE = "@due"
+LEGAL = re.compile(r"[A-Za-z0-9_.:,/ -][A-Za-z0-9_.:,/ #*-]*")  # what client libraries take as names of queues
 LONGEST = 180  # bytes of source and group together: bits, words and all must fit in a routing key of 255
 
 
@@ -31,24 +34,28 @@ def step_exchange(step: int) -> str:
 
 
 def group_queue(source: str, group: str) -> str:
-    return f"{source}@{group}"
+    return f"{source}@{group}".replace("*", "+")
 
 
 def beside(source: str, role: str) -> str:
-    return f"{source}@@{role}"
+    return f"{source}@@{role}".replace("*", "+")
 
 
 def step_queue(source: str, step: int) -> str:
     return beside(source, f"delay-{step:02}")
 
 
-def check(source: str, group: str = "") -> None:
-    """Names that fit into queue names and routing keys; raises ``ConfigurationError``."""
-    wrong = not source or "@" in source or source.startswith("amq.") or group.startswith("@")
-    if wrong or len(word(source).encode()) + len(word(group).encode()) > LONGEST:
+def check(source: str, group: str = "x") -> None:
+    """Names that fit into queue names and routing keys; raises ``ConfigurationError``.
+
+    A source may be a pattern of a topic exchange: ``orders.*``, ``orders.#``.
+    """
+    pattern = source[:1] in {"*", "#"}
+    legal = LEGAL.fullmatch("." + source if pattern else source) and LEGAL.fullmatch(group)
+    if not legal or source.startswith("amq.") or len(word(source)) + len(word(group)) > LONGEST:
         raise ConfigurationError(
-            f"on RabbitMQ a queue's name has no @ and does not begin with amq., a group does not begin with @, and both"
-            f" together have at most {LONGEST} bytes; got {source!r:.200} and {group!r:.200}"
+            "on RabbitMQ a queue and a group have names of letters, digits and _ - . : , / or spaces, not beginning with"
+            f" amq., and of at most {LONGEST} bytes together; got {source!r:.200} and {group!r:.200}"
         )
 
 

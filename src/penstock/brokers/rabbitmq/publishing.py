@@ -96,6 +96,8 @@ class Publisher:
     def _parcel(self, item: Outgoing, ident: str) -> Parcel:
         source, message = item.destination, item.message
         names.check(source)
+        if "*" in source or "#" in source:
+            raise EncodeError(f"{source!r} is a pattern to subscribe to, not a place to publish to")
         if item.once is not None:
             raise UnsupportedFeature("RabbitMQ keeps no keys: it cannot publish once; deduplicate in the consumer")
         if len(message.body) > MAX_BODY:

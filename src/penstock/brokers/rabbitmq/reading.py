@@ -156,6 +156,7 @@ class Reader:
     def _gone(self, _: str) -> None:
         """The server has cancelled a consumer: the queue was deleted, or has moved."""
         self._core.topology.forget()
+        self._backlog_at = float("-inf")  # what was published meanwhile is there
         self._arrived.set()
 
     def _sink(self, arrival: Arrival) -> None:

@@ -22,7 +22,7 @@ async def take(
 
     def sink(arrival: Arrival) -> None:
         arrival.channel.unsettled[arrival.tag] = None
-        into.append(Held(arrival.channel, arrival.tag, queue, "", arrival.properties, arrival.body))
+        into.append(Held(arrival.channel, arrival.tag, queue, "taken", arrival.properties, arrival.body))
 
     channel = channel or await core.taking.channel(sink)
     # A tag of its own: the window of an earlier one closes only as its messages are settled

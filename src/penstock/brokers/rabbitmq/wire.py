@@ -7,6 +7,9 @@ copy it is); ``headers`` (all of the caller's as JSON, where AMQP cannot say the
 numbers); in dead letters ``letter reason error traceback meta group owner died-at defect``.
 """
 
+# Values from outside are of any kind:
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import base64
