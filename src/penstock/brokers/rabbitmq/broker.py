@@ -64,7 +64,8 @@ class RabbitmqBroker:
         cls, url: str, *, identity: str | None = None, clock: Clock = SYSTEM_CLOCK, **options: Any
     ) -> RabbitmqBroker:
         """Understand an address; ``options`` are those of ``RabbitmqOptions``. Raises ``InvalidURL``."""
-        return cls(RabbitmqAddress.parse(url), options_of(options), identity=identity, clock=clock)
+        address = RabbitmqAddress.parse(url)
+        return cls(address, options_of(address, options), identity=identity, clock=clock)
 
     @property
     def url(self) -> str:

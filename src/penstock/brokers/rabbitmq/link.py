@@ -124,10 +124,14 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end_all() -> None:
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
+    """The client library ends some tasks by others: give them a moment, then insist."""
+    for patience in (0.5, 0.0, 0.0, 0.0):
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest and patience:
+            await asyncio.wait(rest, timeout=patience)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
 
 class Line:

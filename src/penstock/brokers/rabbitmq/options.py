@@ -60,6 +60,7 @@ class RabbitmqAddress(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     vhost: str
     query: tuple[tuple[str, str], ...] = ()
+    options: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"RabbitmqAddress({self.masked!r})"
@@ -85,7 +86,7 @@ class RabbitmqAddress(msgspec.Struct, frozen=True, kw_only=True):
         if not host:
             raise InvalidURL(f"the host is missing; {EXPECTED}")
         query = tuple(parse_qsl(parts.query, keep_blank_values=True))
-        known("a RabbitMQ address", [name for name, _ in query], _TLS)
+        known("a RabbitMQ address", [name for name, _ in query], _TLS | set(RabbitmqOptions.__struct_fields__))
         tls = scheme.lower() in {"amqps", "rabbitmqs"}
         user, vhost = unquote(parts.username or "guest"), unquote(parts.path[1:]) or "/"
         shown = f"{quote(user, safe='')}:***@" if parts.password is not None else ""
@@ -98,11 +99,16 @@ class RabbitmqAddress(msgspec.Struct, frozen=True, kw_only=True):
             host=host,
             port=port,
             vhost=vhost,
-            query=query,
+            query=tuple((name, value) for name, value in query if name in _TLS),
+            options={name: value for name, value in query if name not in _TLS},
         )
 
 
-def options_of(given: dict[str, Any]) -> RabbitmqOptions:
-    """Checked options; raises ``ConfigurationError``."""
+def options_of(address: RabbitmqAddress, given: dict[str, Any]) -> RabbitmqOptions:
+    """Checked options, from the address's query and as given; raises ``ConfigurationError``."""
     known("a RabbitMQ broker", given, RabbitmqOptions.__struct_fields__)
-    return RabbitmqOptions(**given)
+    try:
+        found = msgspec.convert(address.options, RabbitmqOptions, strict=False)
+    except msgspec.ValidationError as wrong:
+        raise ConfigurationError(f"in the address of RabbitMQ: {wrong}") from None
+    return msgspec.structs.replace(found, **given)
