@@ -46,6 +46,7 @@ layers: setup ## who may import whom (import-linter)
 
 servers: ## install the servers that tests start, where that is possible
 	@[ -n "$$PENSTOCK_TEST_REDIS_URL" ] || .ci/ensure-package redis-server command -v redis-server
+	@[ -n "$$PENSTOCK_TEST_RABBITMQ_URL" ] || .ci/ensure-package rabbitmq-server test -x /usr/lib/rabbitmq/bin/rabbitmq-server
 	@.ci/ensure-package ruby-sidekiq command -v sidekiq
 
 test: setup servers ## all tests, against real servers, every snippet of the docs included

@@ -31,6 +31,7 @@ BROKERS = {
     "SQLite in memory": "sqlite://",
     "Redis and Valkey Streams": "redis://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
+    "RabbitMQ": "amqp://localhost",
 }
 CAPABILITIES = {
     "max_delay": "longest delay, in seconds",
@@ -45,6 +46,8 @@ CAPABILITIES = {
     "keyed": "messages of one key are taken one at a time and in order, across all workers",
     "own_leases": "each message has a lease of its own that lapses by time",
     "counted": "crashes of a message's owners are counted",
+    "backfill": "a group that joins late gets what others have not finished",
+    "atomic_settle": "every outcome is one step, even if the process dies in it",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }

@@ -34,6 +34,7 @@ from .options import RabbitmqAddress, RabbitmqOptions
 T = TypeVar("T")
 C = TypeVar("C")
 
+ELECTIONS = 2.0  # seconds
 THREAD = "penstock-rabbitmq"
 
 
@@ -141,6 +142,7 @@ class Line:
         self._address, self._options, self._name = address, options, name
         self._connection: Connection | None = None
         self._number = 0
+        self._refused = False
         self._channels: list[BatchChannel] = []
         self._lock = asyncio.Lock()
         self.lost: Callable[[], object] = _nobody
@@ -156,7 +158,7 @@ class Line:
             async with translated("connecting"):
                 connection = self._connection
                 if connection is None or connection.is_closed:
-                    connection = await self._connect()
+                    connection = await self._settled()
             self._number += 1
             channel = BatchChannel(connection, self._number, sink)
             connection.channels[self._number] = channel
@@ -164,6 +166,21 @@ class Line:
             async with translated("opening a channel"):
                 await asyncio.wait_for(channel.open(), self._options.timeout)
             return channel
+
+    async def _settled(self) -> Connection:
+        """Connect, and after a server has just come up wait a moment.
+
+        With 3.10 a quorum queue that is asked for something before it has elected its leader may never elect one.
+        """
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._refused = True
+            raise
+        if self._refused:
+            self._refused = False
+            await asyncio.sleep(ELECTIONS)
+        return connection
 
     async def _connect(self) -> Connection:
         connection = Connection(self._address.text(self._options, self._name))
