@@ -168,10 +168,7 @@ class Line:
             return channel
 
     async def _settled(self) -> Connection:
-        """Connect, and after a server has just come up wait a moment.
-
-        With 3.10 a quorum queue that is asked for something before it has elected its leader may never elect one.
-        """
+        """Connect, and if the server has just come up give its queues a moment to elect their leaders."""
         try:
             connection = await self._connect()
         except BaseException:
