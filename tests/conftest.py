@@ -24,6 +24,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from tests.servers import sqs_server as sqs
+from tests.servers.rabbitmq_server import OwnRabbitmq, RabbitmqServer, obtain_rabbitmq
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
@@ -104,6 +105,20 @@ def sqs_server() -> Iterator[SqsServer]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[SqsServer]:
     yield from _sqs(sqs.moto)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitmqServer]:
+    """One for the whole run: each test takes a vhost of its own."""
+    try:
+        server = obtain_rabbitmq()
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server
+    finally:
+        if isinstance(server, OwnRabbitmq):
+            server.stop()
 
 
 @pytest.fixture(params=["redis", "valkey"])

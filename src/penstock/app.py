@@ -13,6 +13,7 @@ URL                                   broker                                    
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
 ``sqs://?region=eu-west-1``           Amazon SQS; ``sqs://host:port`` another server   ``sqs``
+``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
-    " sqs://?region=eu-west-1"
+    " amqp://user@host/vhost, sqs://?region=eu-west-1"
 )
 SIDEKIQ = "sidekiq+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
@@ -68,6 +69,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sqs import SqsBroker
 
         return SqsBroker.from_url(url, **options)
+    if scheme in {"amqp", "amqps", "rabbitmq", "rabbitmqs"}:
+        from .brokers.rabbitmq import RabbitmqBroker
+
+        return RabbitmqBroker.from_url(url, **options)
     raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
 
 

@@ -55,6 +55,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     which lapses by time and passes to any owner; without it ownership passes on when the owner leaves or dies (Kafka's
     partitions). ``counted``: ``Delivery.count`` outlives the owner, so that crashes are counted.
     ``stable_ids``: a message keeps the id that ``publish`` answered through delays and retries.
+    ``backfill``: a group that joins late gets what the groups before it have not finished; without it, it begins with
+    the next message published. ``atomic_settle``: every outcome is one step; without it a message may be there twice
+    after a crash between the copy (of a retry, a dead letter, a delayed release) and the end of the original.
     ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
@@ -72,6 +75,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     own_leases: bool = True
     counted: bool = True
     stable_ids: bool = True
+    backfill: bool = True
+    atomic_settle: bool = True
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
 

@@ -36,6 +36,7 @@ BROKERS = {
     "Sidekiq": "sidekiq+redis://localhost",
     "SQS": "sqs://?region=eu-west-1",
     "SQS, FIFO": "sqs://?region=eu-west-1&fifo=true",
+    "RabbitMQ": "amqp://localhost",
 }
 CAPABILITIES = {
     "max_delay": "longest delay, in seconds",
@@ -51,6 +52,8 @@ CAPABILITIES = {
     "own_leases": "each message has a lease of its own that lapses by time",
     "counted": "crashes of a message's owners are counted",
     "stable_ids": "a message keeps the id that `send` returned through delays and retries",
+    "backfill": "a group that joins late gets what others have not finished",
+    "atomic_settle": "every outcome is one step, even if the process dies in it",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }

@@ -153,6 +153,7 @@ class GroupTests(Harness):
     async def test_a_late_group_gets_what_another_has_not_finished(
         self, broker: Broker[Any], source: str, pair: tuple[Subscription, Subscription]
     ) -> None:
+        self.need(broker, "backfill")
         early, late = pair
         await self.start(broker, early)
         await self.send(broker, source, *numbered(5))

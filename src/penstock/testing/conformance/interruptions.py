@@ -43,7 +43,7 @@ class InterruptionTests(Harness):
                 await settling
             if again:
                 await eventually(lambda: broker.settle([item]))  # noqa: B023 - awaited before the next one
-        await self._each_in_one_place(source, subscription)
+        await self._each_in_one_place(source, subscription, cut=True)
 
     async def _begun(
         self, broker: Broker[Any], source: str, subscription: Subscription, outcome: Outcome
@@ -59,21 +59,29 @@ class InterruptionTests(Harness):
                 await asyncio.sleep(0)
             yield item, settling
 
-    async def _each_in_one_place(self, source: str, subscription: Subscription) -> None:
-        """Waiting, delayed, leased or dead: another owner finds every message, and none of them twice."""
+    async def _each_in_one_place(self, source: str, subscription: Subscription, *, cut: bool = False) -> None:
+        """Waiting, delayed, leased or dead: another owner finds every message, and none of them twice.
+
+        A broker that cannot settle in one step may have one twice if it was cut off between the two.
+        """
         await self.lapse(self.lease * 1.5)
         other = await self.another()
         if not isinstance(other, SupportsInspect):
             pytest.skip("the broker cannot be inspected")
+        twice_allowed = cut and not other.capabilities.atomic_settle
         found = [d for _ in range(3) for d in await self._look(other, subscription)]
         deadline = time.monotonic() + PATIENCE
-        while len(found) + len(await other.dead(source, 100)) < len(TURNS) and time.monotonic() < deadline:
+        while True:
+            dead = [letter.message.body for letter in await other.dead(source, 100)]
+            places = [*bodies(found), *dead]
+            if len(set(places) if twice_allowed else places) >= len(TURNS) or time.monotonic() > deadline:
+                break
             found += await self._look(other, subscription)
-        dead = [letter.message.body for letter in await other.dead(source, 100)]
-        assert sorted(str(n).encode() for n in range(len(TURNS))) == sorted([*bodies(found), *dead])
+        assert sorted(str(n).encode() for n in range(len(TURNS))) == sorted(set(places) if twice_allowed else places)
         assert [] == list(await other.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
         stats = await other.stats(source)
-        assert (0, 0, len(dead)) == (stats.size, stats.delayed, stats.dead)
+        assert len(dead) == stats.dead
+        assert twice_allowed or (stats.size, stats.delayed) == (0, 0)
 
     async def _look(self, broker: Broker[Any], subscription: Subscription) -> list[Any]:
         found = [*await self.take(broker, subscription), *await self.reclaim(broker, subscription)]
