@@ -31,7 +31,8 @@ from penstock import (
     open_broker,
 )
 from penstock.broker import Outgoing, Settlement
-from penstock.clients.sql import SqliteRunner, SqlOptions, Work
+from penstock.clients.sql import SqlOptions, Work
+from penstock.clients.sqlite import SqliteRunner
 from penstock.errors import BrokerError, ConfigurationError, ConnectionFailed, InvalidURL, NotArchived
 from penstock.job import JOBS, Job
 from penstock.message import Delivery, Message

@@ -24,6 +24,8 @@ def of(key: str | None, *numbers: int) -> list[Message]:
 
 
 class TurnTests(Harness):
+    odd_keys = ODD_KEYS  # a driver that refuses some of them, by an error that says so, names the others
+
     @pytest.fixture
     def by_key(self, broker: Broker[Any], subscription: Subscription) -> Subscription:
         self.need(broker, "keyed")
@@ -188,10 +190,10 @@ class TurnTests(Harness):
         await self.next(broker, by_key, b"a3")
 
     async def test_any_text_may_be_a_key(self, broker: Broker[Any], source: str, by_key: Subscription) -> None:
-        await self.send(broker, source, *[message(b"%d" % n, key=key) for n in range(2) for key in ODD_KEYS])
+        await self.send(broker, source, *[message(b"%d" % n, key=key) for n in range(2) for key in self.odd_keys])
         for n in range(2):
-            found = await self.collect(broker, by_key, len(ODD_KEYS))
-            assert sorted(ODD_KEYS) == sorted(str(d.message.key) for d in found)
+            found = await self.collect(broker, by_key, len(self.odd_keys))
+            assert sorted(self.odd_keys) == sorted(str(d.message.key) for d in found)
             assert {b"%d" % n} == set(bodies(found))
             assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
 
