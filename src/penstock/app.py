@@ -10,6 +10,7 @@ URL                                   broker                                    
 ``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
+``kafka://a:1,b:2`` ``kafkas://``     Kafka; ``kafkas`` for TLS                      ``kafka``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMES = (
     "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
-    " redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://"
+    " redis+sentinel://, glide://, glide+cluster://, kafka://host:9092, sidekiq+redis://"
 )
 SIDEKIQ = "sidekiq+"
 
@@ -54,6 +55,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.redis_streams import RedisStreamsBroker
 
         return RedisStreamsBroker.from_url(url, **options)
+    if scheme in {"kafka", "kafkas"}:
+        from .brokers.kafka import KafkaBroker
+
+        return KafkaBroker.from_url(url, **options)
     if scheme.startswith(SIDEKIQ) and scheme.removeprefix(SIDEKIQ) in REDIS_SCHEMES:
         from .brokers.sidekiq import SidekiqBroker
 
