@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from .producer import Idempotency as Idempotency
     from .producer import Producer as Producer
     from .producer import Send as Send
+    from .queueing.application import App as App
+    from .queueing.failed import FailedJob as FailedJob
+    from .queueing.working import WorkerOptions as WorkerOptions
     from .queues import Queues as Queues
     from .retry import Constant as Constant
     from .retry import Delays as Delays
@@ -83,6 +86,9 @@ _HOMES = {
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
     "producer": "Idempotency Producer Send",
+    "queueing.application": "App",
+    "queueing.failed": "FailedJob",
+    "queueing.working": "WorkerOptions",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
@@ -96,6 +102,7 @@ __all__ = [
     "TELEMETRY",
     "AccessDenied",
     "Ack",
+    "App",
     "Batch",
     "Broker",
     "BrokerError",
@@ -113,6 +120,7 @@ __all__ = [
     "Envelope",
     "Exponential",
     "ExponentialJitter",
+    "FailedJob",
     "HandlerTimeout",
     "Idempotency",
     "IdempotencyCache",
@@ -141,6 +149,7 @@ __all__ = [
     "Telemetry",
     "ValidationError",
     "Worker",
+    "WorkerOptions",
     "__version__",
     "current",
     "open_broker",

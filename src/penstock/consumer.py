@@ -20,6 +20,7 @@ from .registry import Handler, Registry
 from .retry import RetryPolicy
 from .running import Claim, Options, Plan, Running, Surroundings
 from .sharding import shard_names
+from .turns import each_queue
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class Consumer(Generic[T]):
             raise ConfigurationError(
                 f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
             )
-        _check_names(broker, stream, group, shards)
+        _check_names(stream, group, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
         instance("claim", claim, Claim)
@@ -202,7 +203,8 @@ class Consumer(Generic[T]):
         lanes, away = self._plan.lanes(), list[ConnectionFailed]()
         for plan in lanes:
             try:
-                await self.broker.fetch(plan.subscription, 0, 0.0)
+                for subscription in each_queue(self.broker, plan.subscription):
+                    await self.broker.fetch(subscription, 0, 0.0)
             except ConnectionFailed as error:
                 away.append(error)
         if len(away) == len(lanes):
@@ -276,14 +278,12 @@ def _subscription(stream: str | Queues, group: str, claim: Claim, options: Optio
     )
 
 
-def _check_names(broker: Broker[Any], stream: str | Queues, group: str, shards: int) -> None:
+def _check_names(stream: str | Queues, group: str, shards: int) -> None:
     if not stream or not group:
         raise ConfigurationError(f"stream and group need names, got {stream!r} and {group!r}")
     if isinstance(stream, str):
         shard_names(stream, shards)
         return
-    if not broker.capabilities.several:
-        raise UnsupportedFeature(f"{broker.url} cannot take from several queues at once; make a Consumer for each")
     if shards > 1:
         raise ConfigurationError("several queues and shards do not go together: make a Consumer for each queue")
 

@@ -6,16 +6,18 @@ jobs are not hoarded by one worker and fast ones never wait for the next read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from .broker import Broker, Subscription
+from .broker import Subscription
 from .checks import at_least_one, positive
 from .clock import Clock
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
+
+Fetch: TypeAlias = Callable[[Subscription, int, float], Awaitable[Sequence[Delivery[Any]]]]
 
 AHEAD = 0.05  # seconds of work that are fetched ahead
 PREFETCH_BYTES = 64 * 1024 * 1024
@@ -36,12 +38,13 @@ class Prefetch:
 class Intake:
     """Moves messages from the broker into the ledger. ``accept`` takes what was fetched.
 
-    ``subscription`` is asked before each fetch: of several queues it says the order.
+    ``fetch``: the broker's, ``max_batch`` messages at a time. ``subscription`` is asked before each fetch: of several queues it says the order.
     """
 
     def __init__(  # noqa: PLR0913 parts are wired once, by the consumer
         self,
-        broker: Broker[Any],
+        fetch: Fetch,
+        max_batch: int,
         subscription: Callable[[], Subscription],
         ledger: Ledger,
         accept: Callable[[Sequence[Delivery[Any]]], None],
@@ -51,9 +54,9 @@ class Intake:
         clock: Clock,
         outage: OutageLog,
     ) -> None:
-        self._broker, self._subscription, self._ledger, self._accept = broker, subscription, ledger, accept
+        self._fetch, self._subscription, self._ledger, self._accept = fetch, subscription, ledger, accept
         self._slots, self._prefetch, self._clock, self._outage = slots, prefetch, clock, outage
-        self._most = min(prefetch.most, broker.capabilities.max_batch)
+        self._most = min(prefetch.most, max_batch)
         self._target = slots
         self._average_size = 0.0
         self._mark = (clock.monotonic(), 0)
@@ -89,7 +92,7 @@ class Intake:
                 await ledger.room.wait()
                 continue
             try:
-                deliveries = await self._broker.fetch(self._subscription(), room, self._prefetch.wait)
+                deliveries = await self._fetch(self._subscription(), room, self._prefetch.wait)
             except Exception as error:  # noqa: BLE001 whatever is wrong, the intake goes on
                 await self._clock.sleep(self._outage.failed(error))
                 continue

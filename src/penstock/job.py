@@ -4,6 +4,8 @@
 (``job_route``). A worker finds the class by its wire name (``job_registry``), makes an instance for each execution, and
 calls ``perform``: a coroutine on its loop, a plain function in a thread. The same on every broker; on a
 ``sidekiq+redis://`` one Ruby may be on either side.
+
+Or a class with ``handle``, whose instances carry their own data: ``await app.push(SendMail("a@x"))`` (``queueing``).
 """
 
 from __future__ import annotations
@@ -13,15 +15,28 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import new_class
-from typing import Any, ClassVar, Final, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+)
 
 from .context import current
 from .errors import ConfigurationError
 from .job_arguments import Arguments
+from .job_fields import JobFields, declared, handles
 from .job_moment import Moment
 from .job_options import DEFAULTS, checked
 from .job_registry import Jobs
 from .job_setter import Setter, SyncSetter
+from .job_terms import Fluent, Terms, terms_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,8 +62,9 @@ class _Sync:
         return _setter(owner, {}).sync
 
 
-class Job:
-    """Subclass it and define ``perform``, with positional arguments that JSON can hold.
+@dataclass_transform()
+class Job(Fluent):
+    """Subclass it and define ``perform``, with positional arguments that JSON can hold; or fields and ``handle()``.
 
     Options are given as keywords of the class, as ``sidekiq_options`` in its body, or both, and are inherited.
     ``wire_name``: the name that payloads carry, by default the class's own; to be run by Ruby, the Ruby constant.
@@ -62,8 +78,13 @@ class Job:
     sync: ClassVar[_Sync] = _Sync()
 
     perform: Callable[..., Any]
+    handle: Callable[[], Any]
     jid: str = ""
+    tries: int = 0
     _arguments: ClassVar[Arguments | None] = None
+    _fields: ClassVar[JobFields | None] = None
+    _declared: ClassVar[bool | None] = None
+    _own_terms: ClassVar[Terms] = Terms()
 
     def __init_subclass__(
         cls, *, wire_name: str | None = None, aliases: Sequence[str] = (), abstract: bool = False, **options: Any
@@ -75,8 +96,11 @@ class Job:
             cls.sidekiq_options = {**inherited, **checked(own), **checked(options)}
         if "perform" in vars(cls):
             cls._arguments = _arguments_of(cls)
+        if handles(cls):
+            cls._declared, cls._fields = declared(cls), None
+            cls._own_terms = terms_in(cls.sidekiq_options)
         cls.wire_name = wire_name or vars(cls).get("wire_name", cls.__name__)
-        if not abstract and cls._arguments is not None:
+        if not abstract and (cls._arguments is not None or cls._declared is not None):
             JOBS.add(cls, cls.wire_name, *aliases)
 
     # ------------------------------------------------------------------------------------------------------ an instance
@@ -86,10 +110,34 @@ class Job:
         """The logger of jobs; its lines carry the running job's fields."""
         return _logger
 
+    def failed(self, error: BaseException) -> Any:
+        """Called when a job with ``handle`` has failed for the last time; may be ``async``. What it raises is logged."""
+
     def interrupted(self) -> bool:
         """Whether the worker wants to stop and would be glad of an early end."""
         context = current()
         return context is not None and context.stopping
+
+    # -------------------------------------------------------------------------------------- jobs that carry their data
+
+    @classmethod
+    def fields(cls) -> JobFields:
+        """How its jobs are written and read. Raises ``ConfigurationError`` if the class has no ``handle``."""
+        if cls._declared is None:
+            raise ConfigurationError(f"{cls.__qualname__} has no handle; define handle(self) in it")
+        if cls._fields is None:  # not before the names in its annotations exist
+            cls._fields = JobFields(cls, typed=cls._declared)
+        return cls._fields
+
+    @classmethod
+    def carries_data(cls) -> bool:
+        """Whether it is a class with ``handle``."""
+        return cls._declared is not None
+
+    @property
+    def terms(self) -> Terms:
+        """On which terms it is queued: what was said of it, and of its class."""
+        return self._terms.over(self._own_terms)
 
     # ------------------------------------------------------------------------------------------------------- enqueueing
 

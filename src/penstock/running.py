@@ -41,6 +41,7 @@ from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
+from .turns import Turns, each_queue
 
 logger = logging.getLogger("penstock")
 
@@ -160,8 +161,11 @@ class Running:
             self._threads = Threads(most, f"penstock-{plan.name}")
         self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
+        several = plan.queues is None or plan.broker.capabilities.several
+        self._turns = None if several else Turns(plan.broker)
         self.intake = Intake(
-            plan.broker,
+            plan.broker.fetch if self._turns is None else self._turns.fetch,
+            plan.broker.capabilities.max_batch,
             self._look,
             self.ledger,
             self.accept,
@@ -259,11 +263,19 @@ class Running:
         self.ledger.add(deliveries)
         if self.intake.quiet:  # fetched while the worker went quiet: for somebody else to run
             self.ledger.release_unstarted(deliveries)
+        elif self._left_out:  # asked for before the queue was paused
+            self.ledger.release_unstarted([d for d in deliveries if d.source in self._left_out])
         self.slots.wake()
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
-        broker, subscription, claim = self._plan.broker, self._plan.subscription, self._plan.claim
+        found: list[Service] = []
+        for subscription in each_queue(self._plan.broker, self._plan.subscription):
+            found += self._services(subscription, scheduler=scheduler)
+        return found
+
+    def _services(self, subscription: Subscription, *, scheduler: bool) -> list[Service]:
+        broker, claim = self._plan.broker, self._plan.claim
         telemetry, limit = self._around.telemetry, self._plan.policy.max_attempts
         found: list[Service] = []
         if scheduler and isinstance(broker, SupportsSchedule):
@@ -317,6 +329,8 @@ class Running:
             await asyncio.gather(self._intake_task, return_exceptions=True)
             self._intake_task = None
             self.intake.halted()
+        if self._turns is not None and (taken := await self._turns.stop()):
+            self.accept(taken)
 
     async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 see Consumer.stop
         """See ``Consumer.stop``."""

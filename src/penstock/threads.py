@@ -15,7 +15,7 @@ from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,9 +23,26 @@ T = TypeVar("T")
 _Work: TypeAlias = "tuple[Future[Any], Callable[[], Any]] | None"  # None: no more will come
 
 
+class TimesOut(Protocol):
+    """Says whether the time of a running handler is over."""
+
+    timed_out: bool
+
+
 def run_in(threads: Pool | None, call: Callable[[], T]) -> asyncio.Future[T]:
     """Call it in one of the threads, ``None`` for the loop's own, with the context variables of here."""
     return asyncio.get_running_loop().run_in_executor(threads, _called, contextvars.copy_context(), call)
+
+
+async def in_thread(threads: Pool, context: TimesOut, call: Callable[[], T]) -> T:
+    """Run a handler in a thread. At its timeout it cannot be interrupted: what it comes to counts."""
+    future = run_in(threads, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not context.timed_out:
+            raise
+        return await future
 
 
 def _called(within: contextvars.Context, call: Callable[[], T]) -> T:

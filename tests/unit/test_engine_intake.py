@@ -46,7 +46,8 @@ class Mouth:
         self.most_held = 0
         outage = OutageLog("intake", "s", self.clock, random.Random(1), Telemetry())
         self.intake = Intake(
-            self.broker,
+            self.broker.fetch,
+            self.broker.capabilities.max_batch,
             lambda: SUBSCRIPTION,
             self.ledger,
             self._accept,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from penstock import Consumer, Options, Queues, RetryPolicy, Worker, open_broker
-from penstock.errors import ConfigurationError, UnsupportedFeature
+from penstock.errors import ConfigurationError
 from penstock.executor import Limits
 from tests.servers.redis_server import Server
 
@@ -42,13 +42,6 @@ def test_what_is_left_out_does_not_come():
 def test_what_is_no_queue_is_refused(wrong: list[Any]):
     with pytest.raises(ConfigurationError):
         Queues(*wrong)
-
-
-def test_a_broker_that_cannot_is_refused_at_assembly():
-    async def handle(payload: Any) -> None: ...
-
-    with pytest.raises(UnsupportedFeature, match="a Consumer for each"):
-        Consumer(open_broker("memory://"), Queues("a", "b"), object, handle)
 
 
 async def test_a_consumer_reads_them_all_and_leaves_paused_ones_out(redis_server: Server):

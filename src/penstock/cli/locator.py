@@ -1,7 +1,7 @@
 """Finding what a worker shall run, by names such as ``myapp.jobs`` or ``myapp.jobs:consumer``.
 
 1. ``module``: every ``Consumer`` in it; or its ``Worker``, if that is all there is.
-2. ``module:attribute``: a ``Consumer``, a list of them, a ``Worker``, an object with ``consumers``, or, with
+2. ``module:attribute``: a ``Consumer``, a list of them, a ``Worker``, an ``App``, an object with ``consumers``, or, with
    ``--factory``, a function without parameters that makes one of these.
 3. What is found twice runs once. A ``Worker`` brings its own settings and runs alone.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from types import ModuleType
@@ -23,14 +23,17 @@ from ..worker import Worker
 
 Found: TypeAlias = Worker | list[Consumer[Any]]
 
-EXPECTED = "expected a Consumer, a list of Consumers, a Worker, or an object with .consumers"
+EXPECTED = "expected a Consumer, a list of Consumers, a Worker, an App, or an object with .consumers"
 
 
-def locate(names: Sequence[str], *, factory: bool = False) -> Found:
-    """A worker ready to run, or the consumers to run in one. Raises ``ConfigurationError``."""
+def locate(names: Sequence[str], *, factory: bool = False, said: Mapping[str, Any] | None = None) -> Found:
+    """A worker ready to run, or the consumers to run in one. Raises ``ConfigurationError``.
+
+    ``said``: what the command line says of the worker of an ``App``.
+    """
     if os.getcwd() not in sys.path:  # noqa: PTH109 sys.path holds text
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    found = [_locate(name, factory=factory) for name in names]
+    found = [_locate(name, said or {}, factory=factory) for name in names]
     workers = {id(each): each for each in found if isinstance(each, Worker)}
     if not workers:
         return _distinct(consumer for each in found if not isinstance(each, Worker) for consumer in each)
@@ -41,7 +44,7 @@ def locate(names: Sequence[str], *, factory: bool = False) -> Found:
     return next(iter(workers.values()))
 
 
-def _locate(name: str, *, factory: bool) -> Found:
+def _locate(name: str, said: Mapping[str, Any], *, factory: bool) -> Found:
     module_name, _, path = name.partition(":")
     if "/" in module_name or module_name.endswith(".py"):
         hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
@@ -52,7 +55,7 @@ def _locate(name: str, *, factory: bool) -> Found:
     if not path:
         if factory:
             raise ConfigurationError(f"--factory needs the name of a function: {name}:function")
-        return _everything_in(module)
+        return _everything_in(module, said)
     try:
         value: Any = reduce(getattr, path.split("."), module)
     except AttributeError:
@@ -60,7 +63,7 @@ def _locate(name: str, *, factory: bool) -> Found:
         raise ConfigurationError(
             f"module {module_name!r} has no {path!r}; {_there_is(found) if found else 'nor any Consumer'}"
         ) from None
-    return _understood(_made(value, name) if factory else value, name)
+    return _understood(_made(value, name) if factory else value, name, said)
 
 
 def _import(name: str) -> ModuleType:
@@ -74,14 +77,18 @@ def _import(name: str) -> ModuleType:
         raise _failed(f"importing {name}", error) from error
 
 
-def _everything_in(module: ModuleType) -> Found:
+def _everything_in(module: ModuleType, said: Mapping[str, Any]) -> Found:
     values: list[Any] = list(vars(module).values())
     workers = list({id(each): each for each in values if isinstance(each, Worker)}.values())
     consumers = _distinct(filter(_is_consumer, values))
+    apps = list({id(each): each for each in values if _is_app(each)}.values())
+    if len(apps) == 1 and not workers and not consumers:
+        return _understood(apps[0], module.__name__, said)
     if not workers and not consumers:
         raise ConfigurationError(
             f"module {module.__name__!r} has no Consumer; name what makes them: {module.__name__}:attribute"
         )
+    _heard(said, module.__name__)
     if not workers:
         return consumers
     if len(workers) == 1 and {id(c) for c in consumers} <= {id(c) for c in workers[0].consumers}:
@@ -107,7 +114,10 @@ def _made(value: Any, name: str) -> Any:
     return made
 
 
-def _understood(value: Any, name: str) -> Found:
+def _understood(value: Any, name: str, said: Mapping[str, Any]) -> Found:
+    if _is_app(value):
+        return [value.consumer_for(said)]
+    _heard(said, name)
     if isinstance(value, Worker):
         return value
     if isinstance(value, Consumer):
@@ -123,6 +133,16 @@ def _understood(value: Any, name: str) -> Found:
         raise ConfigurationError(f"{name}: {EXPECTED}; {met}")
     hint = "; if it makes them, add --factory" if callable(value) else ""
     raise ConfigurationError(f"{name} is a {type(value).__name__}; {EXPECTED}{hint}")
+
+
+def _heard(said: Mapping[str, Any], name: str) -> None:
+    if said:
+        raise ConfigurationError(f"{', '.join(said)} can be said of an App only, and {name} is none; leave it out")
+
+
+def _is_app(value: Any) -> bool:
+    """Asked without importing ``App`` and all that it needs, for programs that have none."""
+    return not isinstance(value, type | ModuleType) and hasattr(value, "consumer_for")
 
 
 def _is_consumer(value: Any) -> TypeGuard[Consumer[Any]]:

@@ -10,11 +10,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from msgspec.structs import replace
 
 from ..config import Settings
 from ..errors import ConfigurationError
@@ -39,6 +40,11 @@ T = TypeVar("T")
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="MODULE[:ATTRIBUTE]...")
 @click.option("--factory", is_flag=True, help="The attribute is a function that makes the consumers.")
+@click.option("--connection", help="The connection of an App to work on.")
+@click.option("--queues", help="The queues of an App to work on, separated by commas, the most urgent first.")
+@click.option("--max-attempts", type=click.IntRange(min=1), help="For jobs of an App that do not say.")
+@click.option("--timeout", type=float, help="Seconds that one job of an App may take.")
+@click.option("--workers", type=click.IntRange(min=1), help="The same as --processes.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, connect to nothing.")
 @as_json
 @with_settings(
@@ -53,35 +59,51 @@ T = TypeVar("T")
     "metrics_port",
     "metrics_address",
 )
-def worker(settings: Settings, targets: tuple[str, ...], factory: bool, dry_run: bool, as_json: bool) -> int:
+def worker(
+    settings: Settings,
+    targets: tuple[str, ...],
+    factory: bool,
+    dry_run: bool,
+    as_json: bool,
+    workers: int | None,
+    queues: str | None,
+    **of_the_app: Any,
+) -> int:
     """Run every Consumer found in the modules, until SIGTERM or SIGINT.
 
-    An ATTRIBUTE may be a Consumer, a list of Consumers, a Worker, or an object with .consumers. They bring their
-    brokers along.
+    An ATTRIBUTE may be a Consumer, a list of Consumers, a Worker, an App, or an object with .consumers. They bring
+    their brokers along.
 
     SIGTERM and SIGINT: fetch no more, finish within --drain seconds, hand the rest back; a second one hands back at
     once. SIGTSTP and SIGUSR1: fetch no more, stay. SIGTTIN: log what is running. SIGHUP: stop; with --processes,
     replace the processes one after the other.
     """
+    said = {name: value for name, value in of_the_app.items() if value is not None}
+    if queues is not None:
+        said["queues"] = tuple(name.strip() for name in queues.split(",") if name.strip())
+    if workers is not None:
+        settings = replace(settings, processes=workers)
     if dry_run:
-        _show(locate(targets, factory=factory), as_json=as_json)
+        _show(locate(targets, factory=factory, said=said), as_json=as_json)
         return codes.OK
     line = inherited()
     if line is not None:
         with telling_why(line.sendall):
-            serving = _prepared(settings, targets, factory=factory, pid=True)
+            serving = _prepared(settings, targets, said, factory=factory, pid=True)
         loop.run(_serve_as_child(serving, line, settings), uvloop=settings.uvloop)
         return codes.OK
     if settings.processes is not None:
         return _supervise(settings, settings.processes)
     if settings.max_jobs is not None or settings.max_memory is not None:
         raise ConfigurationError("max_jobs and max_memory need a supervisor; add --processes 1, or more")
-    loop.run(_serve(_prepared(settings, targets, factory=factory), settings), uvloop=settings.uvloop)
+    loop.run(_serve(_prepared(settings, targets, said, factory=factory), settings), uvloop=settings.uvloop)
     return codes.OK
 
 
-def _prepared(settings: Settings, targets: tuple[str, ...], *, factory: bool, pid: bool = False) -> Worker:
-    found = locate(targets, factory=factory)
+def _prepared(
+    settings: Settings, targets: tuple[str, ...], said: Mapping[str, Any], *, factory: bool, pid: bool = False
+) -> Worker:
+    found = locate(targets, factory=factory, said=said)
     configure(settings, pid=pid)
     serving = _worker(found, settings)
     loop.settle_memory()

@@ -34,7 +34,7 @@ from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
 from ..queues import Queues
 from ..retry import RetryPolicy
 from ..running import Options
-from ..threads import Threads, run_in
+from ..threads import Threads, in_thread
 from . import job_retry
 from .chain import Chain
 from .failures import Failures, JobClasses
@@ -230,19 +230,10 @@ class Processor:
             job.iterations = replace(self.options.iterations, threads=self._pool())
         if not plan.threaded:
             return await job.perform(*args)
-        result = await self._in_thread(context, job.perform, args)
-        return await result if inspect.isawaitable(result) else result  # a plain wrapper of a coroutine function
-
-    async def _in_thread(self, context: Context, perform: Callable[..., Any], args: list[Any]) -> Any:
         profiler = self.options.profiler
-        call = perform if profiler is None else profiler.follow(perform)
-        future = run_in(self._pool(), partial(call, *args))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not context.timed_out:
-                raise
-            return await future  # a thread cannot be interrupted: what it comes to counts
+        call = job.perform if profiler is None else profiler.follow(job.perform)
+        result = await in_thread(self._pool(), context, partial(call, *args))
+        return await result if inspect.isawaitable(result) else result  # a plain wrapper of a coroutine function
 
     def _pool(self) -> Threads:
         if self._threads is None:

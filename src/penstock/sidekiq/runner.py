@@ -26,7 +26,7 @@ from ..job_route import Pusher
 from ..signals import heeding
 from ..worker import Worker
 from .client import Client
-from .config import Capsule, Config, Event, opened
+from .config import Config, Event, opened
 from .handlers import Handlers
 from .iteration_store import RedisIterations
 from .job_logger import JobLogger
@@ -103,15 +103,11 @@ class Runner:
         )
 
     def _consumers(self) -> list[Consumer[Any]]:
-        return [each for capsule in self.config.capsules.values() for each in self._consumers_of(capsule)]
-
-    def _consumers_of(self, capsule: Capsule) -> list[Consumer[Any]]:
-        """One consumer for all queues of a capsule, or, where the broker cannot, one for each with a share of its slots."""
         consumer = self.processor.consumer
-        if self.broker.capabilities.several:
-            return [consumer(self.broker, capsule.queues, concurrency=capsule.concurrency, group=capsule.name)]
-        share = -(-capsule.concurrency // len(capsule.queues.names))
-        return [consumer(self.broker, name, concurrency=share, group=capsule.name) for name in capsule.queues.names]
+        return [
+            consumer(self.broker, capsule.queues, concurrency=capsule.concurrency, group=capsule.name)
+            for capsule in self.config.capsules.values()
+        ]
 
     def _join(self, broker: SidekiqBroker) -> Membership:
         """Be a Sidekiq process among others."""

@@ -1,0 +1,94 @@
+"""What runs an app's jobs: one consumer for all lanes of its queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..broker import Broker
+from ..checks import at_least_one
+from ..consumer import Consumer
+from ..errors import ConfigurationError
+from ..executor import Limits
+from ..intake import Prefetch
+from ..job import JOBS, Job
+from ..job_terms import lanes
+from ..message import Delivery
+from ..outcome import DeadLetter
+from ..queues import Queues
+from ..running import Claim, Options
+from ..sidekiq.job_payload import ArgsCodec
+from ..sidekiq.processor import MAX_CRASHES, UNLIMITED, Processor, ProcessorOptions
+from ..threads import Threads
+from .handling import MAX_ATTEMPTS, Handling, OnFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker of an app does.
+
+    ``queues``: in this order, strictly; each with its four priorities. ``connection``: the app's default one, if none is
+    named. ``concurrency``: jobs at once. ``max_attempts``: for jobs that do not say. ``timeout``: seconds of one
+    execution; a coroutine is cancelled then. ``on_failed``: called with each job that failed for the last time, and the
+    error. ``group``: readers that share the work.
+    """
+
+    queues: Sequence[str] = ("default",)
+    connection: str | None = None
+    concurrency: int = 10
+    max_attempts: int = MAX_ATTEMPTS
+    timeout: float | None = None
+    on_failed: OnFailed | None = None
+    group: str = "default"
+    claim: Claim | None = None
+    prefetch: Prefetch = field(default_factory=Prefetch)
+
+    def __post_init__(self) -> None:
+        at_least_one("max_attempts", self.max_attempts)
+        if isinstance(self.queues, str) or not self.queues:
+            raise ConfigurationError(f'queues are names, such as ("default", "emails"); got {self.queues!r}')
+
+
+def consumer_of(broker: Broker[Any], options: WorkerOptions) -> Consumer[Any]:
+    """The consumer of these queues: jobs with ``perform`` and with ``handle``, of every class that is known."""
+    JOBS.check()
+    handling = Handling(Threads(options.concurrency, "penstock-job"), options.max_attempts, options.on_failed)
+    processor = Processor(JOBS, ProcessorOptions(threads=options.concurrency))
+    own = {name: cls for name in JOBS.names if (cls := JOBS.resolve(name)) is not None and cls.carries_data()}
+    consumer: Consumer[Any] = Consumer(
+        broker,
+        Queues(*(lane for queue in options.queues for lane in lanes(queue))),
+        list,
+        processor,
+        group=options.group,
+        concurrency=options.concurrency,
+        retry=UNLIMITED,
+        timeout=options.timeout,
+        ordered=True,
+        codec=ArgsCodec(),
+        claim=options.claim,
+        options=Options(
+            prefetch=options.prefetch,
+            limits=Limits(max_crashes=MAX_CRASHES),
+            refused=partial(_refused, own, handling, processor),
+        ),
+    )
+    for name, cls in own.items():
+        consumer.handle(handling, cls, types=name, codec=cls.fields())
+    return consumer
+
+
+def _refused(
+    own: dict[str, type[Job]],
+    handling: Handling,
+    processor: Processor,
+    delivery: Delivery[Any],
+    outcome: DeadLetter,
+) -> None:
+    cls = own.get(delivery.message.type)
+    if cls is None:
+        processor.refused(delivery, outcome)
+    else:
+        handling.refused(delivery, outcome, cls)
