@@ -1,9 +1,10 @@
-"""One subscription's place in its consumer group: two threads, whatever the worker's loop is doing.
+"""One subscription's place in its consumer group: a thread that alone calls the client library's consumer.
 
-* **The poller** alone consumes: it files records in the books, pauses what has enough, and answers the group's
-  rebalances. So a handler that is slow, or blocks the loop for an hour, never costs the membership.
-* **The committer** writes how far the books have come. Whoever settles waits for it; while one commit is on its way,
-  the next gathers all that came meanwhile.
+It consumes and files records in the books, pauses what has enough, answers the group's rebalances and commits how far the
+books have come, whatever the worker's loop is doing. So a handler that is slow, or blocks the loop for an hour, never
+costs the membership. Whoever settles waits for a commit; while one is on its way, the next gathers all that came
+meanwhile. (The library's calls from two threads wait for each other, in some of its versions for ever: so one thread,
+which looks often while something is going on, and seldom otherwise.)
 
 A partition that passes on to another worker is *drained*: nothing more of it is handed out, what runs may finish for a
 while, the books are committed, and what is still not settled then is fenced: its ``settle`` answers *lost*.
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penstock")
 
 CHUNK = 500
-IDLE = 0.1  # seconds of one look for records
+SOON, IDLE = 0.002, 0.05  # seconds of one look for records: while something goes on, and when nothing has for a while
 AHEAD, AHEAD_BYTES = 4096, 32 * 1024 * 1024  # what is fetched ahead of the handlers, and kept
 CROWDED = 0.1  # seconds that the poller waits for room before it pauses partitions, which costs what is under way
-AGAIN = 0.05  # seconds before a commit is tried again
+AGAIN, LOST = 0.05, 15.0  # seconds before a commit is tried again: one that failed, one that nobody answers for
 
 
 class Membership:
@@ -65,10 +66,9 @@ class Membership:
         self._leaving = self._left = False
         self._turn = 0
         self._consumer = Consumer(self._settings(identity))
-        self._threads = [
-            threading.Thread(target=work, name=f"penstock-kafka-{name}", daemon=True)
-            for name, work in (("poller", self._poll), ("committer", self._commit))
-        ]
+        self._on_the_way: dict[Book, int] | None = None
+        self._sent = self._stirred = 0.0
+        self._thread = threading.Thread(target=self._run, name="penstock-kafka", daemon=True)
 
     @property
     def topics(self) -> list[str]:
@@ -95,6 +95,7 @@ class Membership:
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
             "error_cb": self._failed,
+            "on_commit": self._on_commit,
         }
 
     # ---------------------------------------------------------------------------------------------- joining and leaving
@@ -106,8 +107,7 @@ class Membership:
         self._consumer.subscribe(
             self.topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def _begin_with_the_next(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
         found = ends([self.topic, *delay_topics(self.topic)])
@@ -125,9 +125,8 @@ class Membership:
                     book.give_back(entry)
             self._leaving = True
             self.lock.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(self._options.timeout * 2)
+        if self._thread.ident is not None:
+            self._thread.join(self._options.timeout * 2)
 
     @property
     def ended(self) -> bool:
@@ -142,15 +141,15 @@ class Membership:
         topics.check()
         self.answered = time.monotonic()
 
-    # --------------------------------------------------------------------------------------------------------- polling
+    # ------------------------------------------------------------------------------------------------------- the thread
 
-    def _poll(self) -> None:
+    def _run(self) -> None:
         try:
             while not self._leaving:
-                self._poll_once()
+                self._turn_once()
             self._consumer.close()
         except Exception as error:
-            logger.exception("the Kafka poller of %s ended; the subscription has to be opened anew", self.topic)
+            logger.exception("the Kafka consumer of %s ended; it is opened anew with the next fetch", self.topic)
             self.failure = raised(self._options.url, error)
         finally:
             with self.lock:
@@ -159,14 +158,18 @@ class Membership:
                 self.books.clear()
                 self._leaving = self._left = True
                 self._wake()
-                self.lock.notify_all()
+                self._ring()
 
-    def _poll_once(self) -> None:
+    def _turn_once(self) -> None:
         with self.lock:
-            if self._crowded:
+            if self._crowded and not self._dirty:
                 self.lock.wait(CROWDED)
             self._balance()
-        messages = self._consumer.consume(CHUNK, IDLE)
+        self._commit()
+        quiet = time.monotonic() - self._stirred
+        messages = self._consumer.consume(CHUNK, min(max(quiet / 10, SOON), IDLE))
+        if not messages:
+            return
         with self.lock:
             for raw in messages:
                 error = raw.error()
@@ -176,9 +179,8 @@ class Membership:
                 book = self.books.get((raw.topic() or "", raw.partition() or 0))
                 if book is not None and not book.closing:
                     book.take_in(Record(raw, raw.offset() or 0, self._options.default_type))
-            if messages:
-                self.answered = time.monotonic()
-                self._ring()
+            self.answered = self._stirred = time.monotonic()
+            self._ring()
 
     def _complained(self, error: KafkaError) -> None:
         code = error.code()
@@ -237,7 +239,6 @@ class Membership:
             if len(taken) > before:
                 book.version += 1
         if taken:
-            self._balance()
             self.lock.notify_all()
         return taken
 
@@ -293,6 +294,7 @@ class Membership:
             if not check():
                 self._waiters.append(check)
                 self._dirty.update(wanted)
+                self._stirred = time.monotonic()
                 self.lock.notify_all()
         return future
 
@@ -300,36 +302,53 @@ class Membership:
         self._waiters = [check for check in self._waiters if not check()]
 
     def _commit(self) -> None:
-        while True:
-            with self.lock:
-                while not self._dirty and not self._left:
-                    self.lock.wait()
-                if self._left:
-                    return
-                books = [book for book in self._dirty if book.alive]
-                self._dirty.clear()
-                self._wake()
-                places, versions = _places(books), {book: book.version for book in books}
-            if places and not self._write(places, versions):
-                with self.lock:
-                    self._dirty.update(books)
-                    self.lock.wait(AGAIN)
+        """Send a commit for what has changed, one at a time."""
+        with self.lock:
+            if not self._dirty or (self._on_the_way is not None and time.monotonic() - self._sent < LOST):
+                return
+            books = [book for book in self._dirty if book.alive]
+            self._dirty.clear()
+            self._wake()
+            if not books:
+                return
+            places, self._on_the_way = _places(books), {book: book.version for book in books}
+            self._sent = self._stirred = time.monotonic()
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except Exception as error:  # noqa: BLE001 it is tried again, and whoever waits has a deadline of his own
+            self._answered(error)
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        self._answered(error or next((each.error for each in places if each.error is not None), None))
+
+    def _answered(self, error: object) -> None:
+        """The server has the commit on the way, or not."""
+        with self.lock:
+            versions, self._on_the_way = self._on_the_way or {}, None
+            if error is None:
+                self._durable(versions)
+                return
+            logger.debug("a commit failed: %s", error)
+            self._dirty.update(book for book in versions if book.alive)
+            self._sent, self._on_the_way = time.monotonic() - LOST + AGAIN, {}
+
+    def _durable(self, versions: dict[Book, int]) -> None:
+        self.answered = time.monotonic()
+        for book, version in versions.items():
+            book.durable = max(book.durable, version)
+        self._wake()
 
     def _write(self, places: list[TopicPartition], versions: dict[Book, int]) -> bool:
-        """One commit; whether the server has it."""
+        """Commit and wait for it; whether the server has it."""
         try:
             answers = self._consumer.commit(offsets=places, asynchronous=False)
-            failed = [each.error for each in answers if each.error is not None]
-            if failed:
-                raise RuntimeError(failed[0])
-        except Exception as error:  # noqa: BLE001 whoever waits has a deadline of his own
+        except Exception as error:  # noqa: BLE001 it is tried again
             logger.debug("a commit failed: %s", error)
             return False
+        if any(each.error is not None for each in answers):
+            return False
         with self.lock:
-            self.answered = time.monotonic()
-            for book, version in versions.items():
-                book.durable = max(book.durable, version)
-            self._wake()
+            self._durable(versions)
         return True
 
     # ------------------------------------------------------------------------------------------------------ rebalances

@@ -5,23 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from ...errors import BrokerError, ConfigurationError
+from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from .library import EXISTS, UNKNOWN_TOPIC, code_of, raised
 from .options import KafkaOptions
-
-if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
 
 T = TypeVar("T")
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 KEPT_BY_KEY = {"cleanup.policy": "compact", "retention.ms": "-1"}
-LOOKS = 50
+LOOKS, PAUSE = 50, 0.02  # how often, and seconds between: a new topic is not there at once
+LEADERLESS = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
 
 class Topics:
@@ -75,7 +73,7 @@ class Topics:
         for _ in range(LOOKS):  # until every broker that we ask knows them
             if len(self.partitions(missing)) == len(missing):
                 return
-            threading.Event().wait(0.02)
+            threading.Event().wait(PAUSE)
 
     def _new(self, topic: str, config: dict[str, str], partitions: int | None) -> NewTopic:
         options = self._options
@@ -122,10 +120,24 @@ class Topics:
         }
         if not wanted:
             return {}
+        return self.insist(lambda: self._offsets(wanted))
+
+    def _offsets(self, wanted: dict[TopicPartition, OffsetSpec]) -> dict[tuple[str, int], int]:
         futures = self.admin.list_offsets(
             wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._options.timeout
         )
         return {(each.topic, each.partition): self.result(future).offset for each, future in futures.items()}
+
+    def insist(self, work: Callable[[], T]) -> T:
+        """Again while a partition has no leader yet, as one that was just made."""
+        for _ in range(LOOKS):
+            try:
+                return work()
+            except ConnectionFailed as error:
+                if code_of(error.__cause__ or error) not in LEADERLESS:
+                    raise
+                threading.Event().wait(PAUSE)
+        return work()
 
     def result(self, future: Future[Any]) -> Any:
         """What the server said. Raises errors of ours."""

@@ -12,9 +12,13 @@ from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class LeaseTests(Harness):
-    @pytest.fixture(autouse=True)
-    def _needs_own_leases(self, broker: Broker[Any]) -> None:
-        self.need(broker, "own_leases")
+    @pytest.fixture
+    async def broker(self, _suite: None, request: pytest.FixtureRequest) -> Broker[Any]:
+        """The suite's; but the tests of this class, and no others of the whole suite, need leases."""
+        broker = await self.another()
+        if request.function.__qualname__.startswith(LeaseTests.__name__):
+            self.need(broker, "own_leases")
+        return broker
 
     async def test_a_lapsed_lease_passes_on_and_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
