@@ -23,7 +23,6 @@ from ...broker import FOREVER, Capabilities, DeadMessage, Finding, Outgoing, Set
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, ConnectionFailed, PayloadTooLarge, PublishError
 from ...message import Delivery, Message
-from ...outcome import DeadLetter
 from ...threads import Threads, run_in
 from .book import Book, Entry
 from .inspection import Inspection
@@ -186,6 +185,8 @@ class KafkaBroker:
             else:
                 kept = self._options.retention
                 wanted[topic] = {} if kept is None else {"retention.ms": str(round(kept * 1000))}
+                if self._options.create:  # which also says that the stream is one of ours
+                    wanted[dead_topic(topic)], partitions[dead_topic(topic)] = KEPT_BY_KEY, 1
         if not self._shared.topics.knows(wanted):
             await self._blocking(partial(self._shared.topics.ensure, wanted, partitions))
 
@@ -252,9 +253,7 @@ class KafkaBroker:
                 for future in waiting:
                     await future
         except TimeoutError:
-            raise ConnectionFailed(
-                f"{self.url} did not take a commit within {self._options.timeout:g} s"
-            ) from None
+            raise ConnectionFailed(f"{self.url} did not take a commit within {self._options.timeout:g} s") from None
 
     async def _pause(self, member: Membership, deadline: float, subscription: Subscription) -> None:
         """Until something comes or is due, or it is time to look whether the server is still there."""
@@ -307,7 +306,7 @@ class KafkaBroker:
         legal("a group", subscription.group)
         member = Membership(self._options, subscription, topic, self.identity)
         try:
-            await self._ensure(set(member.topics))
+            await self._ensure({*member.topics, dead_topic(topic)})
             await self._blocking(partial(member.join, self._shared.topics.ends))
         except BaseException:
             await self._blocking(member.leave)
@@ -321,7 +320,6 @@ class KafkaBroker:
         return await self._sheltered(self._settle(settlements)) if settlements else []
 
     async def _settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
-        await self._ensure(_written_to(settlements))
         result = await settle(settlements, self._producing, self.identity, self._clock.time())
         try:
             await self._durable(result.done)
@@ -404,13 +402,3 @@ def _ring(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
     except RuntimeError:  # the loop is gone, and whoever waited with it
         return
-
-
-def _written_to(settlements: Sequence[Settlement[Receipt]]) -> set[str]:
-    """Topics that need not be there before they are first written to: those of dead letters."""
-    return {
-        dead_topic(item.delivery.receipt.book.owner.topic)
-        for item in settlements
-        if type(item.outcome) is DeadLetter
-    }
-

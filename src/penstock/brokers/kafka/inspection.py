@@ -51,15 +51,15 @@ class Inspection:
             size, leased = _sum(came, first, ends, [topic])
             later, out = _sum(came, first | mine, ends | until, [*delay_topics(topic), *retry_topics(topic, group)])
             backlog, waiting = max(backlog, size + out), max(waiting, later - out)
-            told.append(GroupStats(name=group, leased=leased + out, lag=size - leased, owners=self._owners(topic, group)))
+            told.append(
+                GroupStats(name=group, leased=leased + out, lag=size - leased, owners=self._owners(topic, group))
+            )
         if not told:
             backlog, _ = _sum({}, first, ends, [topic])
             waiting, _ = _sum({}, first, ends, delay_topics(topic))
         dead = len(self._index(topic))
         age = self._age(topic, first, ends, now) if backlog else None
-        return StreamStats(
-            source=source, size=backlog, delayed=waiting, dead=dead, oldest_age=age, groups=tuple(told)
-        )
+        return StreamStats(source=source, size=backlog, delayed=waiting, dead=dead, oldest_age=age, groups=tuple(told))
 
     def _bounds(self, topics: Sequence[str]) -> tuple[Offsets, Offsets]:
         return self._topics.ends(topics, first=True), self._topics.ends(topics)
@@ -183,7 +183,9 @@ class Inspection:
             try:
                 findings += self._diagnosed(source)
             except BrokerError as error:
-                findings.append(Finding(level="unknown", subject=source, detail=f"its settings cannot be read: {error}"))
+                findings.append(
+                    Finding(level="unknown", subject=source, detail=f"its settings cannot be read: {error}")
+                )
         return findings or [Finding(level="ok", subject="topics", detail="there is no stream of ours yet")]
 
     def _diagnosed(self, topic: str) -> list[Finding]:
@@ -210,4 +212,3 @@ def _sum(came: dict[tuple[str, int], Place], first: Offsets, ends: Offsets, topi
             size += where.backlog(first.get(place, 0), end)
             leased += len(where.leased())
     return size, leased
-

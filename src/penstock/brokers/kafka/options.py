@@ -24,7 +24,11 @@ from ...checks import at_least_one, known, not_negative, one_of, positive
 from ...errors import ConfigurationError, InvalidURL
 
 DEFAULT_PORT = 9092
-LEVELS = (1, 60, 3600)  # seconds after which a message may be moved on in a delaying topic that has more than it can hold
+LEVELS = (
+    1,
+    60,
+    3600,
+)  # seconds after which a message may be moved on in a delaying topic that has more than it can hold
 RESERVED = (".retry.", ".delay.", ".dead")
 LEGAL = re.compile(r"[A-Za-z0-9._-]+")
 LONGEST = 249 - len(".retry..3600s")

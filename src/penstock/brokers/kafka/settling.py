@@ -104,7 +104,9 @@ def _writing(delivery: Delivery[Receipt], outcome: object, owner: str, now: floa
         return letter(topic, delivery, outcome, owner, now)
     if isinstance(outcome, Retry):
         attempt = delivery.attempt + 1 if outcome.counts else message.attempt
-        return delayed(topic, replace(message, attempt=attempt, enqueued_at=now), outcome.delay or 0.0, now, delivery.group)
+        return delayed(
+            topic, replace(message, attempt=attempt, enqueued_at=now), outcome.delay or 0.0, now, delivery.group
+        )
     assert isinstance(outcome, Release)  # noqa: S101 - the closed set
     return delayed(topic, message, outcome.delay, now, delivery.group, deliveries=delivery.count - 1)
 

@@ -30,7 +30,7 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 
 
-class Unreadable(Exception):  # noqa: N818 - no error: a thing that lies there
+class Unreadable(Exception):
     """What is wrong with a record."""
 
 
