@@ -8,17 +8,32 @@ earlier one of its key is open. No I/O and no lock here: whoever calls has the b
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ...broker import Subscription
 from ...message import Message
 from .progress import Note, pack, unpack
 
 if TYPE_CHECKING:
-    from .membership import Membership
     from .records import Record
+
+
+class Owner(Protocol):
+    """Whose books these are: ``lock`` guards them, ``most`` is the limit of one partition's open records."""
+
+    subscription: Subscription
+    topic: str
+    most: int
+    lock: threading.Condition
+
+    def committed(self, wanted: dict[Book, int]) -> asyncio.Future[None]:
+        """Done when the server knows these versions of the books, or another worker has them."""
+        ...
 
 
 class Entry:
@@ -52,7 +67,7 @@ class Entry:
 class Book:
     """``delaying``: records here have a time before which they are not handed out. ``level``: seconds that one stays."""
 
-    def __init__(self, owner: Membership, topic: str, partition: int, *, level: int | None = None) -> None:
+    def __init__(self, owner: Owner, topic: str, partition: int, *, level: int | None = None) -> None:
         self.owner, self.topic, self.partition, self.level = owner, topic, partition, level
         self.keyed = owner.subscription.keyed and level is None
         self.alive, self.closing, self.paused = True, False, False
@@ -80,16 +95,13 @@ class Book:
         if offset < self.next:
             return False
         self.next = offset + 1
-        if offset >= self.until:
-            if self.level is None:
-                self.fresh.append(record)
-                self.bytes += record.size
-                return True
-            note = Note()
-        else:
-            note = self._note(offset)
-            if note is None:
-                return False
+        if offset >= self.until and self.level is None:
+            self.fresh.append(record)
+            self.bytes += record.size
+            return True
+        note = Note() if offset >= self.until else self._note(offset)
+        if note is None:
+            return False
         self.set_aside(record, note)
         return True
 
@@ -104,7 +116,7 @@ class Book:
         if note.attempt is not None:
             message = _aged(message, note.attempt, message.enqueued_at)
         entry = Entry(self, record, message, defect)
-        entry.count = note.count or extra.deliveries
+        entry.count = note.deliveries or extra.deliveries
         entry.attempt, entry.due = note.attempt, note.due or extra.due or None
         self.open[entry.offset] = entry
         self.bytes += record.size

@@ -24,7 +24,7 @@ from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, ConnectionFailed, PayloadTooLarge, PublishError
 from ...message import Delivery, Message
 from ...threads import Threads, run_in
-from .book import Book, Entry
+from .book import Book, Entry, Owner
 from .inspection import Inspection
 from .library import UNKNOWN_TOPIC, code_of, raised, translated
 from .membership import Membership
@@ -122,11 +122,11 @@ class KafkaBroker:
             try:
                 records.append(self._record(item, ids[index], now))
                 places.append(index)
-            except (BrokerError, PayloadTooLarge) as error:
-                fates[index] = error
-        for index, error in zip(places, await self._write(records), strict=True):
-            if error is not None:
-                fates[index] = translated(self.url, error)
+            except (BrokerError, PayloadTooLarge) as refused:
+                fates[index] = refused
+        for index, fate in zip(places, await self._write(records), strict=True):
+            if fate is not None:
+                fates[index] = translated(self.url, fate)
         failed = [fate for fate in fates if isinstance(fate, Exception)]
         if not failed:
             return ids
@@ -244,7 +244,7 @@ class KafkaBroker:
 
     async def _durable(self, books: dict[Book, int]) -> None:
         """Wait until the server knows. Raises ``ConnectionFailed`` when it does not answer in time."""
-        owners: dict[Membership, dict[Book, int]] = {}
+        owners: dict[Owner, dict[Book, int]] = {}
         for book, version in books.items():
             owners.setdefault(book.owner, {})[book] = version
         waiting = [owner.committed(wanted) for owner, wanted in owners.items()]

@@ -338,6 +338,16 @@ class Membership:
             book.durable = max(book.durable, version)
         self._wake()
 
+    def _commit_now(self) -> None:
+        """What the others wait for while a partition is drained."""
+        with self.lock:
+            books = [book for book in self._dirty if book.alive]
+            self._dirty.clear()
+            places, versions = _places(books), {book: book.version for book in books}
+        if places and not self._write(places, versions):
+            with self.lock:
+                self._dirty.update(books)
+
     def _write(self, places: list[TopicPartition], versions: dict[Book, int]) -> bool:
         """Commit and wait for it; whether the server has it."""
         try:
@@ -384,8 +394,12 @@ class Membership:
         with self.lock:
             books = self._close(partitions)
             deadline = time.monotonic() + self._options.drain
-            while any(book.held for book in books) and (left := deadline - time.monotonic()) > 0 and not self._leaving:
-                self.lock.wait(min(left, 1.0))
+        while any(book.held for book in books) and time.monotonic() < deadline and not self._leaving:
+            self._commit_now()
+            with self.lock:
+                if not self._dirty:
+                    self.lock.wait(IDLE)
+        with self.lock:
             places, versions = _places(books), {book: book.version for book in books}
         for _ in range(3):
             if not places or self._write(places, versions):

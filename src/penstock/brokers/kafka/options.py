@@ -42,7 +42,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``partitions``, ``replication``: of topics made by us, by default as the cluster says. ``create``: whether to make
     topics that are missing. ``retention``: seconds that messages stay in a stream made by us, read or not; by default
     as the cluster says, a week as a rule. ``timeout``: seconds for one call. ``drain``: seconds that running handlers
-    get when their partition passes on to another worker. ``session``: seconds after which a silent worker counts as
+    get when their partition passes on to another worker; one that takes longer is run again by that one. ``session``: seconds after which a silent worker counts as
     dead, by default the subscription's lease. ``in_flight``: most messages of one partition that are not settled.
     ``default_type``: of records without a header ``type``. ``max_body``: most bytes of a body. ``properties``: further
     settings for librdkafka, by its names.
@@ -58,7 +58,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True):
     create: bool = True
     retention: float | None = None
     timeout: float = 10.0
-    drain: float = 10.0
+    drain: float = 60.0
     session: float | None = None
     in_flight: int = 10_000
     default_type: str = "message"

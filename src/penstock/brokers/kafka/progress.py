@@ -28,7 +28,7 @@ Run: TypeAlias = list[Any]
 class Note(NamedTuple):
     """One record that is not settled. ``attempt``, ``due``: of its next execution, where it waits for one in place."""
 
-    count: int = 0
+    deliveries: int = 0
     attempt: int | None = None
     due: float | None = None
 
@@ -38,7 +38,7 @@ def pack(offset: int, mark: int, notes: Iterable[tuple[int, Note]], most: int = 
     runs: list[Run] = []
     behind = offset
     for at, note in notes:
-        tail = list(note) if note.attempt is not None else [note.count]
+        tail = list(note) if note.attempt is not None else [note.deliveries]
         if runs and at == behind and runs[-1][2:] == tail:
             runs[-1][1] += 1
         else:

@@ -32,7 +32,7 @@ class Place:
         return sum(offset >= first for offset in self.notes) + max(end - max(self.mark, first), 0)
 
     def leased(self) -> list[int]:
-        return [offset for offset, note in self.notes.items() if note.count > 0]
+        return [offset for offset, note in self.notes.items() if note.deliveries > 0]
 
     def open(self, offset: int) -> bool:
         return offset >= self.mark or offset in self.notes

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka import admin as administration
+from confluent_kafka.cimpl import NewTopic
 
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from .library import EXISTS, UNKNOWN_TOPIC, code_of, raised
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 KEPT_BY_KEY = {"cleanup.policy": "compact", "retention.ms": "-1"}
+_ADMIN: Any = administration  # half of what it has is untyped
 LOOKS, PAUSE = 50, 0.02  # how often, and seconds between: a new topic is not there at once
 LEADERLESS = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
@@ -29,14 +31,14 @@ class Topics:
         self._options = options
         self._known: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._admin: AdminClient | None = None
+        self._admin: Any = None
         self.unusable: KafkaError | None = None
 
     @property
-    def admin(self) -> AdminClient:
+    def admin(self) -> Any:
         with self._lock:
             if self._admin is None:
-                self._admin = AdminClient(self._options.client() | {"error_cb": self._failed})
+                self._admin = _ADMIN.AdminClient(self._options.client() | {"error_cb": self._failed})
             return self._admin
 
     def check(self) -> None:
@@ -112,7 +114,7 @@ class Topics:
 
     def ends(self, topics: Sequence[str], *, first: bool = False) -> dict[tuple[str, int], int]:
         """The offset behind the last record of each partition, or that of the ``first``."""
-        spec = OffsetSpec.earliest() if first else OffsetSpec.latest()
+        spec = _ADMIN.OffsetSpec.earliest() if first else _ADMIN.OffsetSpec.latest()
         wanted = {
             TopicPartition(topic, number): spec
             for topic, count in self.partitions(topics).items()
@@ -122,7 +124,7 @@ class Topics:
             return {}
         return self.insist(lambda: self._offsets(wanted))
 
-    def _offsets(self, wanted: dict[TopicPartition, OffsetSpec]) -> dict[tuple[str, int], int]:
+    def _offsets(self, wanted: dict[TopicPartition, Any]) -> dict[tuple[str, int], int]:
         futures = self.admin.list_offsets(
             wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._options.timeout
         )

@@ -58,13 +58,15 @@ def headers_of(message: Message, now: float) -> Headers:
     return headers
 
 
-def read(
+def read(  # noqa: C901 - one branch for each header
     ident: str, key: bytes | None, value: bytes | None, headers: Headers, default_type: str
 ) -> tuple[Message, Extra]:
     """The message of a record. Raises ``Unreadable``."""
     if value is None:
         raise Unreadable("it has no value: it is a tombstone")
-    type_, attempt, at, own, extra = default_type, 0, None, None, NOTHING
+    attempt, at, extra = 0, None, NOTHING
+    own: dict[str, Any] = {}
+    type_ = default_type
     try:
         for name, content in headers:
             if name == "id":
@@ -80,7 +82,6 @@ def read(
             elif name == "deliveries":
                 extra = Extra(extra.due, int(content))
             else:
-                own = {} if own is None else own
                 _own(own, name, content)
         text = None if key is None else key.decode()
     except (ValueError, TypeError, AttributeError, msgspec.DecodeError, RecursionError) as wrong:
@@ -94,7 +95,7 @@ def read(
         key=text,
         attempt=attempt,
         enqueued_at=at,
-        headers=EMPTY if own is None else own,
+        headers=own or EMPTY,
     )
     return message, extra
 
