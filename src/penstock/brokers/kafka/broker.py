@@ -219,7 +219,8 @@ class KafkaBroker:
     ) -> Sequence[Delivery[Receipt]]:
         """Deliveries, once the server knows that they were handed out: else a crash would not count."""
         try:
-            await self._committed(member, taken)
+            if not all(entry.book.told(entry) for entry in taken):
+                await self._durable({entry.book: entry.book.version for entry in taken})
         except BaseException:
             with member.lock:
                 for entry in reversed(taken):
@@ -238,9 +239,6 @@ class KafkaBroker:
             for entry in taken
             if entry.book.alive
         ]
-
-    async def _committed(self, member: Membership, entries: Sequence[Entry]) -> None:
-        await self._durable({entry.book: entry.book.version for entry in entries})
 
     async def _durable(self, books: dict[Book, int]) -> None:
         """Wait until the server knows. Raises ``ConnectionFailed`` when it does not answer in time."""

@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 
     from .topics import Topics
 
+Versions: TypeAlias = dict[Book, tuple[int, int]]
+
 logger = logging.getLogger("penstock")
 
-CHUNK = 500
+CHUNK = 1000
 SOON, IDLE = 0.002, 0.05  # seconds of one look for records: while something goes on, and when nothing has for a while
 AHEAD, AHEAD_BYTES = 4096, 32 * 1024 * 1024  # what is fetched ahead of the handlers, and kept
 CROWDED = 0.1  # seconds that the poller waits for room before it pauses partitions, which costs what is under way
-AGAIN, LOST = 0.05, 15.0  # seconds before a commit is tried again: one that failed, one that nobody answers for
+AGAIN = 0.05  # seconds before a commit is tried again
 
 
 class Membership:
@@ -66,8 +68,7 @@ class Membership:
         self._leaving = self._left = False
         self._turn = 0
         self._consumer = Consumer(self._settings(identity))
-        self._on_the_way: dict[Book, int] | None = None
-        self._sent = self._stirred = 0.0
+        self._stirred = self._not_before = self._polled = 0.0
         self._thread = threading.Thread(target=self._run, name="penstock-kafka", daemon=True)
 
     @property
@@ -95,7 +96,6 @@ class Membership:
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
             "error_cb": self._failed,
-            "on_commit": self._on_commit,
         }
 
     # ---------------------------------------------------------------------------------------------- joining and leaving
@@ -164,10 +164,15 @@ class Membership:
         with self.lock:
             if self._crowded and not self._dirty:
                 self.lock.wait(CROWDED)
-            self._balance()
+            crowded = self._crowded
         self._commit()
-        quiet = time.monotonic() - self._stirred
-        messages = self._consumer.consume(CHUNK, min(max(quiet / 10, SOON), IDLE))
+        now = time.monotonic()
+        if crowded and now - self._polled < CROWDED:
+            return
+        with self.lock:
+            self._balance()
+        messages = self._consumer.consume(CHUNK, min(max((now - self._stirred) / 10, SOON), IDLE))
+        self._polled = time.monotonic()
         if not messages:
             return
         with self.lock:
@@ -238,6 +243,7 @@ class Membership:
             taken += book.hand_out(limit - len(taken), now)
             if len(taken) > before:
                 book.version += 1
+                book.promise(len(taken) - before)
         if taken:
             self.lock.notify_all()
         return taken
@@ -301,54 +307,31 @@ class Membership:
     def _wake(self) -> None:
         self._waiters = [check for check in self._waiters if not check()]
 
+    def _durable(self, versions: Versions) -> None:
+        self.answered = time.monotonic()
+        for book, (version, promised) in versions.items():
+            book.durable, book.kept = max(book.durable, version), max(book.kept, promised)
+        self._wake()
+
     def _commit(self) -> None:
-        """Send a commit for what has changed, one at a time."""
+        """Write what others wait for.
+
+        It is waited for here: an answer that is called back comes behind all records that are queued in the library.
+        """
         with self.lock:
-            if not self._dirty or (self._on_the_way is not None and time.monotonic() - self._sent < LOST):
+            if not self._dirty or time.monotonic() < self._not_before:
                 return
             books = [book for book in self._dirty if book.alive]
             self._dirty.clear()
             self._wake()
-            if not books:
-                return
-            places, self._on_the_way = _places(books), {book: book.version for book in books}
-            self._sent = self._stirred = time.monotonic()
-        try:
-            self._consumer.commit(offsets=places, asynchronous=True)
-        except Exception as error:  # noqa: BLE001 it is tried again, and whoever waits has a deadline of his own
-            self._answered(error)
-
-    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
-        self._answered(error or next((each.error for each in places if each.error is not None), None))
-
-    def _answered(self, error: object) -> None:
-        """The server has the commit on the way, or not."""
-        with self.lock:
-            versions, self._on_the_way = self._on_the_way or {}, None
-            if error is None:
-                self._durable(versions)
-                return
-            logger.debug("a commit failed: %s", error)
-            self._dirty.update(book for book in versions if book.alive)
-            self._sent, self._on_the_way = time.monotonic() - LOST + AGAIN, {}
-
-    def _durable(self, versions: dict[Book, int]) -> None:
-        self.answered = time.monotonic()
-        for book, version in versions.items():
-            book.durable = max(book.durable, version)
-        self._wake()
-
-    def _commit_now(self) -> None:
-        """What the others wait for while a partition is drained."""
-        with self.lock:
-            books = [book for book in self._dirty if book.alive]
-            self._dirty.clear()
-            places, versions = _places(books), {book: book.version for book in books}
+            places, versions = _places(books), _versions(books)
+            self._stirred = time.monotonic()
         if places and not self._write(places, versions):
             with self.lock:
                 self._dirty.update(books)
+                self._not_before = time.monotonic() + AGAIN
 
-    def _write(self, places: list[TopicPartition], versions: dict[Book, int]) -> bool:
+    def _write(self, places: list[TopicPartition], versions: Versions) -> bool:
         """Commit and wait for it; whether the server has it."""
         try:
             answers = self._consumer.commit(offsets=places, asynchronous=False)
@@ -395,12 +378,12 @@ class Membership:
             books = self._close(partitions)
             deadline = time.monotonic() + self._options.drain
         while any(book.held for book in books) and time.monotonic() < deadline and not self._leaving:
-            self._commit_now()
+            self._commit()
             with self.lock:
                 if not self._dirty:
                     self.lock.wait(IDLE)
         with self.lock:
-            places, versions = _places(books), {book: book.version for book in books}
+            places, versions = _places(books), _versions(books)
         for _ in range(3):
             if not places or self._write(places, versions):
                 break
@@ -427,6 +410,10 @@ class Membership:
                 if self.books.get((book.topic, book.partition)) is book:
                     del self.books[book.topic, book.partition]
             self._wake()
+
+
+def _versions(books: Iterable[Book]) -> Versions:
+    return {book: (book.version, book.promised) for book in books}
 
 
 def _places(books: Iterable[Book]) -> list[TopicPartition]:

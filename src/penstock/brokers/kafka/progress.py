@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -33,17 +32,28 @@ class Note(NamedTuple):
     due: float | None = None
 
 
-def pack(offset: int, mark: int, notes: Iterable[tuple[int, Note]], most: int = MOST) -> str:
-    """The text. ``notes``: the records from ``offset`` up to ``mark`` that are not settled, in order."""
-    runs: list[Run] = []
-    behind = offset
-    for at, note in notes:
-        tail = list(note) if note.attempt is not None else [note.deliveries]
-        if runs and at == behind and runs[-1][2:] == tail:
+class Runs:
+    """Records that are not settled, told in the order of their offsets, beginning at ``offset``."""
+
+    __slots__ = ("_behind", "runs")
+
+    def __init__(self, offset: int) -> None:
+        self.runs: list[Run] = []
+        self._behind = offset
+
+    def add(self, at: int, deliveries: int, attempt: int | None = None, due: float | None = None) -> None:
+        runs = self.runs
+        if attempt is not None:
+            runs.append([at - self._behind, 1, deliveries, attempt, due])
+        elif runs and at == self._behind and runs[-1][2] == deliveries and len(runs[-1]) == 3:
             runs[-1][1] += 1
         else:
-            runs.append([at - behind, 1, *tail])
-        behind = at + 1
+            runs.append([at - self._behind, 1, deliveries])
+        self._behind = at + 1
+
+
+def pack(offset: int, mark: int, runs: list[Run], most: int = MOST) -> str:
+    """The text. ``runs``: the records from ``offset`` up to ``mark`` that are not settled."""
     while True:
         if not runs and mark == offset:
             return ""
