@@ -19,7 +19,7 @@ class TestKafka(BrokerConformance):
 
     @pytest.fixture(autouse=True)
     def _server(self, kafka_server: KafkaServer) -> None:
-        kafka_server.empty()
+        kafka_server.flush()
         self.server = kafka_server
 
     async def make_broker(self) -> Broker[Any]:

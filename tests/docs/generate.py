@@ -30,6 +30,7 @@ BROKERS = {
     "SQLite file": "sqlite:///jobs.db",
     "SQLite in memory": "sqlite://",
     "Redis and Valkey Streams": "redis://localhost",
+    "Kafka": "kafka://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
 }
 CAPABILITIES = {

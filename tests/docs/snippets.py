@@ -3,7 +3,7 @@
 A fenced block takes directives from the HTML comments directly above it, one a line (blank lines between are fine):
 
 ``<!-- no-run: reason -->``   Python is only compiled, commands are left out; the reason is printed
-``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``)
+``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``, ``kafka``)
 ``<!-- exit: 3 -->``          the commands of the block end with this code
 ``<!-- file: jobs.py -->``    the block is not run but saved under this name, for later blocks to import or read
 """
@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 PYTHON = frozenset({"python", "py"})
 SHELL = frozenset({"bash", "console", "sh", "shell"})
-SERVERS = frozenset({"redis", "valkey"})
+SERVERS = frozenset({"redis", "valkey", "kafka"})
 
 _COMMENT = re.compile(r"^\s*<!--\s*([a-z-]+)\s*(?::\s*(.*?))?\s*-->\s*$")
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)")
-_DEFAULT_PLACE = re.compile(r"\b(rediss?|valkeys?)://localhost:6379(?:/\d+)?")
+_DEFAULT_PLACE = re.compile(r"\b((?:rediss?|valkeys?)://)localhost:6379(?:/\d+)?|\b(kafka://)?localhost:9092\b")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Block:
         if url is None:
             return self.code
         place = urlsplit(url)
-        return _DEFAULT_PLACE.sub(lambda shown: f"{shown[1]}://{place.netloc}{place.path}", self.code)
+        return _DEFAULT_PLACE.sub(lambda shown: f"{shown[1] or shown[2] or ''}{place.netloc}{place.path}", self.code)
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -40,7 +40,7 @@ def own_kafka() -> Iterator[OwnKafka]:
 async def test_with_workers_killed_all_the_time_every_job_runs_and_only_the_killed_ones_twice(
     kafka_server: KafkaServer, make_fleet: MakeFleet
 ) -> None:
-    kafka_server.empty()
+    kafka_server.flush()
     fleet, dice = make_fleet(kafka_server.url, **TERMS, concurrency=5), random.Random(7)
     await fleet.start_ready(3)
     await fleet.send(*(Job(n, "flaky" if n % 10 == 0 else "sleep", seconds=0.05) for n in range(1, JOBS + 1)))
@@ -86,7 +86,7 @@ async def test_a_kafka_killed_under_load_loses_nothing_and_workers_come_back(
 async def test_a_handler_that_blocks_its_loop_for_longer_than_the_session_keeps_its_message(
     kafka_server: KafkaServer, make_fleet: MakeFleet
 ) -> None:
-    kafka_server.empty()
+    kafka_server.flush()
     fleet = make_fleet(kafka_server.url, lease=6.0, options={**TERMS["options"], "drain": 30.0})
     await fleet.send(Job(1, "block", 5.0))
     await fleet.start_ready()

@@ -54,7 +54,7 @@ class KafkaServer:
     def bootstrap(self) -> str:
         return self.url.partition("://")[2]
 
-    def empty(self) -> None:
+    def flush(self) -> None:
         """Delete all topics, and with them how far the groups have come."""
         from confluent_kafka.admin import AdminClient
 
