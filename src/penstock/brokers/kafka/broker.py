@@ -17,22 +17,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
-
-from ...broker import FOREVER, Capabilities, DeadMessage, Finding, Outgoing, Settlement, StreamStats, Subscription
+from ...broker import FOREVER, Capabilities, Outgoing, Settlement, Subscription
 from ...clock import SYSTEM_CLOCK, Clock
-from ...errors import BrokerError, ConnectionFailed, PayloadTooLarge, PublishError
-from ...message import Delivery, Message
+from ...errors import ConnectionFailed
+from ...message import Delivery
 from ...threads import Threads, run_in
 from .book import Book, Entry, Owner
+from .inspecting import Inspecting
 from .inspection import Inspection
-from .library import UNKNOWN_TOPIC, code_of, raised, translated
+from .library import raised
 from .membership import Membership
 from .options import KafkaOptions, dead_topic, legal, topic_of
-from .producing import Producing, Writing
-from .settling import Receipt, Settled, carry_out, delayed, onward, plain, settle
-from .topics import FOREVER as FOR_GOOD
-from .topics import KEPT_BY_KEY, Topics
+from .producing import Writing
+from .publishing import Publishing
+from .settling import Receipt, Settled, carry_out, onward, settle
+from .topics import Topics
 
 T = TypeVar("T")
 
@@ -47,13 +46,11 @@ class _Shared:
 
     topics: Topics
     threads: Threads
+    publishing: Publishing
     memberships: dict[tuple[str, str], Membership] = field(default_factory=dict[tuple[str, str], Membership])
-    producing: Producing | None = None
-    serial: int = 0
-    prefix: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
-class KafkaBroker:
+class KafkaBroker(Inspecting):
     """One owner on a cluster. ``KafkaBroker.from_url("kafka://localhost:9092")`` is the usual way to make one."""
 
     def __init__(self, options: KafkaOptions, *, identity: str | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -69,7 +66,8 @@ class KafkaBroker:
             max_body=options.max_body,
         )
         self._options, self._clock = options, clock
-        self._shared = _Shared(Topics(options), Threads(4, "penstock-kafka"))
+        topics, threads = Topics(options), Threads(4, "penstock-kafka")
+        self._shared = _Shared(topics, threads, Publishing(options, topics, threads))
         self._look = Inspection(options, self._shared.topics)
         self._strays: set[asyncio.Task[Any]] = set()
         self._forked = False
@@ -86,9 +84,9 @@ class KafkaBroker:
         return self._options.url
 
     async def open(self) -> None:
-        if self._shared.producing is None:
+        if not self._shared.publishing.started:
             await self._blocking(self._shared.topics.check)
-            self._producing()
+            self._shared.publishing.producing()
 
     async def close(self) -> None:
         if self._strays:
@@ -99,9 +97,7 @@ class KafkaBroker:
         members = list(shared.memberships.values())
         shared.memberships.clear()
         await asyncio.gather(*(self._blocking(member.leave) for member in members))
-        producing, shared.producing = shared.producing, None
-        if producing is not None:
-            await self._blocking(producing.close)
+        await shared.publishing.close()
 
     def fork(self) -> KafkaBroker:
         """The same books and the same producer for another thread: the client library may be called from any."""
@@ -112,83 +108,7 @@ class KafkaBroker:
     # ------------------------------------------------------------------------------------------------------ publishing
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
-        if not messages:
-            return []
-        now, ids = self._clock.time(), self._names(len(messages))
-        fates: list[str | Exception] = list(ids)
-        records: list[Writing] = []
-        places: list[int] = []
-        for index, item in enumerate(messages):
-            try:
-                records.append(self._record(item, ids[index], now))
-                places.append(index)
-            except (BrokerError, PayloadTooLarge) as refused:
-                fates[index] = refused
-        for index, fate in zip(places, await self._write(records), strict=True):
-            if fate is not None:
-                fates[index] = translated(self.url, fate)
-        failed = [fate for fate in fates if isinstance(fate, Exception)]
-        if not failed:
-            return ids
-        if len(failed) == len(fates) and all(isinstance(fate, ConnectionFailed) for fate in failed):
-            raise failed[0]
-        raise PublishError(fates)
-
-    def _record(self, item: Outgoing, ident: str, now: float) -> Writing:
-        topic, message = topic_of(item.destination), item.message
-        if len(message.body) > self._options.max_body:
-            raise PayloadTooLarge(
-                f"a body for {self.url} has at most {self._options.max_body} bytes (max_body=), got {len(message.body)}"
-            )
-        message = replace(message, id=ident)
-        try:
-            if item.delay > 0:
-                return delayed(topic, message, item.delay, now, None)
-            return plain(topic, message, now)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BrokerError(f"the headers of a message for {item.destination} cannot be written: {error}") from error
-
-    def _names(self, count: int) -> list[str]:
-        shared = self._shared
-        first = shared.serial
-        shared.serial += count
-        return [f"{shared.prefix}{number:06x}" for number in range(first, first + count)]
-
-    async def _write(self, records: Sequence[Writing]) -> list[Any]:
-        """Write them into topics that there are, made anew if they vanished; what became of each."""
-        topics = {record.topic for record in records}
-        fates = list[Any]()
-        for _ in range(2):
-            await self._ensure(topics)
-            fates = await self._producing().write(records)
-            vanished = [code_of(fate) in UNKNOWN_TOPIC for fate in fates if fate is not None]
-            if not vanished or len(vanished) < len(fates) or not all(vanished):
-                break
-            self._shared.topics.forget(topics)
-        return fates
-
-    def _producing(self) -> Producing:
-        shared = self._shared
-        if shared.producing is None:
-            shared.producing = Producing(self._options)
-        return shared.producing
-
-    async def _ensure(self, topics: set[str]) -> None:
-        """Make those topics that are missing: delaying ones are kept for good, dead letters until they are taken away."""
-        wanted: dict[str, dict[str, str]] = {}
-        partitions: dict[str, int] = {}
-        for topic in topics:
-            if ".delay." in topic or ".retry." in topic:
-                wanted[topic] = FOR_GOOD
-            elif topic.endswith(".dead"):
-                wanted[topic], partitions[topic] = KEPT_BY_KEY, 1
-            else:
-                kept = self._options.retention
-                wanted[topic] = {} if kept is None else {"retention.ms": str(round(kept * 1000))}
-                if self._options.create:  # which also says that the stream is one of ours
-                    wanted[dead_topic(topic)], partitions[dead_topic(topic)] = KEPT_BY_KEY, 1
-        if not self._shared.topics.knows(wanted):
-            await self._blocking(partial(self._shared.topics.ensure, wanted, partitions))
+        return await self._shared.publishing.publish(messages, self._clock.time()) if messages else []
 
     # -------------------------------------------------------------------------------------------------------- fetching
 
@@ -197,8 +117,8 @@ class KafkaBroker:
         member = await self._member(subscription)
         if limit <= 0:
             return []
-        if not member.assigned.is_set():
-            await self._until(member, max(deadline, time.monotonic() + FIRST), member.assigned.is_set)
+        if not member.assigned:
+            await self._until(member, max(deadline, time.monotonic() + FIRST), lambda: member.assigned)
         ends = await self._ends(member) if wait <= LOOK and not member.ready() else None
         if ends is not None:  # what the server has now is there, or will be in a moment
             deadline = max(deadline, time.monotonic() + FIRST)
@@ -255,12 +175,12 @@ class KafkaBroker:
 
     async def _pause(self, member: Membership, deadline: float, subscription: Subscription) -> None:
         """Until something comes or is due, or it is time to look whether the server is still there."""
-        if member.failure is not None or time.monotonic() - member.answered > max(self._options.timeout / 2, STEP):
+        if member.failure is not None or member.silent_for > max(self._options.timeout / 2, STEP):
             await self._blocking(partial(member.probe, self._shared.topics))
         if member.missing:
             member.missing = False
             self._shared.topics.forget(member.topics)
-            await self._ensure(set(member.topics))
+            await self._shared.publishing.ensure(set(member.topics))
         until = min(deadline, time.monotonic() + STEP)
         due = member.next_due()
         if due is not None:
@@ -292,7 +212,7 @@ class KafkaBroker:
             copies = onward(stale, self._clock.time())
         if copies:
             result = Settled([], {}, [], [])
-            await self._sheltered(carry_out(copies, self._producing(), result))
+            await self._sheltered(carry_out(copies, self._shared.publishing.producing(), result))
             await self._durable(result.done)
 
     async def _member(self, subscription: Subscription) -> Membership:
@@ -304,7 +224,7 @@ class KafkaBroker:
         legal("a group", subscription.group)
         member = Membership(self._options, subscription, topic, self.identity)
         try:
-            await self._ensure({*member.topics, dead_topic(topic)})
+            await self._shared.publishing.ensure({*member.topics, dead_topic(topic)})
             await self._blocking(partial(member.join, self._shared.topics.ends))
         except BaseException:
             await self._blocking(member.leave)
@@ -318,7 +238,7 @@ class KafkaBroker:
         return await self._sheltered(self._settle(settlements)) if settlements else []
 
     async def _settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
-        result = await settle(settlements, self._producing, self.identity, self._clock.time())
+        result = await settle(settlements, self._shared.publishing.producing, self.identity, self._clock.time())
         try:
             await self._durable(result.done)
         except ConnectionFailed:
@@ -338,51 +258,15 @@ class KafkaBroker:
         """Ownership is the group's matter, and its threads see to it: this only tells what was lost."""
         return [each for each in deliveries if not each.receipt.book.holds(each.receipt)]
 
-    # ------------------------------------------------------------------------------------------------------ inspecting
-
-    async def trim(self, subscription: Subscription) -> int:
-        return await self._blocking(partial(self._look.trim, subscription))
-
-    async def sources(self) -> Sequence[str]:
-        return await self._blocking(self._look.sources)
-
-    async def stats(self, source: str) -> StreamStats:
-        return await self._blocking(partial(self._look.stats, source, self._clock.time()))
-
-    async def peek(self, source: str, limit: int) -> Sequence[Message]:
-        return await self._blocking(partial(self._look.peek, source, limit))
-
-    async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
-        return await self._blocking(partial(self._look.dead, source, limit, after))
-
-    async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
-        return await self._sheltered(self._bury(source, ids, again=True))
-
-    async def purge_dead(self, source: str, ids: Sequence[str]) -> int:
-        return await self._sheltered(self._bury(source, ids, again=False))
-
-    async def _bury(self, source: str, ids: Sequence[str], *, again: bool) -> int:
-        """Take letters away; before that, if wanted, publish them afresh."""
-        found = await self._blocking(partial(self._look.letters, source, set(ids)))
-        if again:
-            found = {name: each for name, each in found.items() if each.raw is None}
-            await self.publish([Outgoing(destination=source, message=m) for m in self._look.fresh(found.values())])
-        for fate in await self._write(self._look.gone(source, list(found))):
-            if fate is not None:
-                raise raised(self.url, fate)
-        return len(found)
-
-    async def purge(self, source: str) -> int:
-        count = await self._blocking(partial(self._look.purge, source))
-        for member in self._shared.memberships.values():
-            if member.topic == topic_of(source):
-                await self._durable(member.forget_waiting())
-        return count
-
-    async def diagnose(self) -> Sequence[Finding]:
-        return await self._blocking(self._look.diagnose)
-
     # ---------------------------------------------------------------------------------------------------------- inside
+
+    async def _write(self, records: Sequence[Writing]) -> list[Any]:
+        return await self._shared.publishing.write(records)
+
+    async def _forget_waiting(self, topic: str) -> None:
+        for member in self._shared.memberships.values():
+            if member.topic == topic:
+                await self._durable(member.forget_waiting())
 
     async def _blocking(self, call: Callable[[], T]) -> T:
         return await run_in(self._shared.threads, call)

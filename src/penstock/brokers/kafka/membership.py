@@ -17,16 +17,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from ...broker import Subscription
 from ...errors import ConnectionFailed
 from .book import Book
-from .library import AWAY, UNKNOWN_TOPIC, code_of, raised
+from .commits import Commits
+from .library import AWAY, UNKNOWN_TOPIC, raised
 from .options import LEVELS, KafkaOptions, delay_topics, group_of, retry_topics
+from .rebalances import Rebalances
 from .records import Record
 
 if TYPE_CHECKING:
@@ -34,15 +36,12 @@ if TYPE_CHECKING:
 
     from .topics import Topics
 
-Versions: TypeAlias = dict[Book, tuple[int, int]]
-
 logger = logging.getLogger("penstock")
 
 CHUNK = 1000
 SOON, IDLE = 0.002, 0.05  # seconds of one look for records: while something goes on, and when nothing has for a while
 AHEAD, AHEAD_BYTES = 4096, 32 * 1024 * 1024  # what is fetched ahead of the handlers, and kept
 CROWDED = 0.1  # seconds that the poller waits for room before it pauses partitions, which costs what is under way
-AGAIN = 0.05  # seconds before a commit is tried again
 
 
 class Membership:
@@ -58,17 +57,25 @@ class Membership:
         }
         self.lock = threading.Condition()
         self.books: dict[tuple[str, int], Book] = {}
-        self.assigned = threading.Event()
         self.failure: Exception | None = None
         self.missing = False
-        self.answered = time.monotonic()
-        self._dirty: set[Book] = set()
-        self._waiters: list[Callable[[], bool]] = []
         self._bells: list[Callable[[], object]] = []
         self._leaving = self._left = False
         self._turn = 0
-        self._consumer = Consumer(self._settings(identity))
-        self._stirred = self._not_before = self._polled = 0.0
+        self._consumer = Consumer(
+            _settings(options, subscription, topic) | {"client.id": identity, "error_cb": self._failed}
+        )
+        self._commits = Commits(self._consumer, self.lock)
+        self._rebalances = Rebalances(
+            options,
+            self.books,
+            self._commits,
+            self.lock,
+            make=self._book,
+            leaving=lambda: self._leaving,
+            tell=self._ring,
+        )
+        self._polled = 0.0
         self._thread = threading.Thread(target=self._run, name="penstock-kafka", daemon=True)
 
     @property
@@ -76,37 +83,14 @@ class Membership:
         """The stream's topic and those that delay for this group."""
         return [self.topic, *self._delaying]
 
-    def _settings(self, identity: str) -> dict[str, Any]:
-        session = round(self._options.session_of(self.subscription.lease) * 1000)
-        return {
-            "session.timeout.ms": session,
-            "heartbeat.interval.ms": max(min(session // 10, 3000), 10),
-            "max.poll.interval.ms": max(300_000, session, round(self._options.drain * 2000)),
-            "fetch.wait.max.ms": 100,
-            "fetch.queue.backoff.ms": 10,
-            "fetch.error.backoff.ms": 50,
-            "queued.min.messages": 2 * AHEAD,
-            "queued.max.messages.kbytes": AHEAD_BYTES // 1024,
-            "topic.metadata.refresh.fast.interval.ms": 100,
-            **self._options.client(),
-            "client.id": identity,
-            "group.id": group_of(self.topic, self.subscription.group),
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": "cooperative-sticky",
-            "error_cb": self._failed,
-        }
-
     # ---------------------------------------------------------------------------------------------- joining and leaving
 
     def join(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
         """Begin. A new group that is to see only what comes next takes down first where that begins. Blocks."""
         if self.subscription.start == "next":
             self._begin_with_the_next(ends)
-        self._consumer.subscribe(
-            self.topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        each = self._rebalances
+        self._consumer.subscribe(self.topics, on_assign=each.come, on_revoke=each.go, on_lost=each.lose)
         self._thread.start()
 
     def _begin_with_the_next(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
@@ -129,6 +113,16 @@ class Membership:
             self._thread.join(self._options.timeout * 2)
 
     @property
+    def assigned(self) -> bool:
+        """Whether the group has answered: with partitions, or with none for now."""
+        return self._rebalances.assigned.is_set()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the server's last sign of life."""
+        return time.monotonic() - self._commits.answered
+
+    @property
     def ended(self) -> bool:
         """Whether it has left, or had to."""
         return self._left
@@ -139,7 +133,7 @@ class Membership:
         if failure is not None and not isinstance(failure, ConnectionFailed):
             raise failure
         topics.check()
-        self.answered = time.monotonic()
+        self._commits.answered = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------------- the thread
 
@@ -157,21 +151,21 @@ class Membership:
                     book.close()
                 self.books.clear()
                 self._leaving = self._left = True
-                self._wake()
+                self._commits.wake()
                 self._ring()
 
     def _turn_once(self) -> None:
         with self.lock:
-            if self._crowded and not self._dirty:
+            if self._crowded and not self._commits.wanted:
                 self.lock.wait(CROWDED)
             crowded = self._crowded
-        self._commit()
+        self._commits.commit()
         now = time.monotonic()
         if crowded and now - self._polled < CROWDED:
             return
         with self.lock:
             self._balance()
-        messages = self._consumer.consume(CHUNK, min(max((now - self._stirred) / 10, SOON), IDLE))
+        messages = self._consumer.consume(CHUNK, min(max((now - self._commits.stirred) / 10, SOON), IDLE))
         self._polled = time.monotonic()
         if not messages:
             return
@@ -184,7 +178,7 @@ class Membership:
                 book = self.books.get((raw.topic() or "", raw.partition() or 0))
                 if book is not None and not book.closing:
                     book.take_in(Record(raw, raw.offset() or 0, self._options.default_type))
-            self.answered = self._stirred = time.monotonic()
+            self._commits.answered = self._commits.stirred = time.monotonic()
             self._ring()
 
     def _complained(self, error: KafkaError) -> None:
@@ -278,147 +272,30 @@ class Membership:
         for bell in bells:
             bell()
 
-    # ------------------------------------------------------------------------------------------------------ committing
-
     def committed(self, wanted: dict[Book, int]) -> asyncio.Future[None]:
         """Done when the server knows these versions of the books, or another worker has them."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        return self._commits.committed(wanted)
 
-        def finish() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def check() -> bool:
-            if all(book.durable >= version or not book.alive for book, version in wanted.items()):
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(finish)
-                return True
-            return False
-
-        with self.lock:
-            if not check():
-                self._waiters.append(check)
-                self._dirty.update(wanted)
-                self._stirred = time.monotonic()
-                self.lock.notify_all()
-        return future
-
-    def _wake(self) -> None:
-        self._waiters = [check for check in self._waiters if not check()]
-
-    def _durable(self, versions: Versions) -> None:
-        self.answered = time.monotonic()
-        for book, (version, promised) in versions.items():
-            book.durable, book.kept = max(book.durable, version), max(book.kept, promised)
-        self._wake()
-
-    def _commit(self) -> None:
-        """Write what others wait for.
-
-        It is waited for here: an answer that is called back comes behind all records that are queued in the library.
-        """
-        with self.lock:
-            if not self._dirty or time.monotonic() < self._not_before:
-                return
-            books = [book for book in self._dirty if book.alive]
-            self._dirty.clear()
-            self._wake()
-            places, versions = _places(books), _versions(books)
-            self._stirred = time.monotonic()
-        if places and not self._write(places, versions):
-            with self.lock:
-                self._dirty.update(books)
-                self._not_before = time.monotonic() + AGAIN
-
-    def _write(self, places: list[TopicPartition], versions: Versions) -> bool:
-        """Commit and wait for it; whether the server has it."""
-        try:
-            answers = self._consumer.commit(offsets=places, asynchronous=False)
-        except Exception as error:  # noqa: BLE001 it is tried again
-            logger.debug("a commit failed: %s", error)
-            return False
-        if any(each.error is not None for each in answers):
-            return False
-        with self.lock:
-            self._durable(versions)
-        return True
-
-    # ------------------------------------------------------------------------------------------------------ rebalances
-
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        found = self._progress(consumer, partitions)
-        begin = list[TopicPartition]()
-        with self.lock:
-            for each in found:
-                book = Book(self, each.topic, each.partition, level=self._delaying.get(each.topic))
-                book.begin(each.offset, each.metadata)
-                self.books[each.topic, each.partition] = book
-                at = each.offset if each.offset >= 0 else OFFSET_BEGINNING
-                begin.append(TopicPartition(each.topic, each.partition, at))
-        consumer.incremental_assign(begin)
-        with self.lock:
-            self.assigned.set()
-            self.answered = time.monotonic()
-            self._ring()
-
-    def _progress(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """What the group has committed for them. Beginning without it would run again what is settled: insist."""
-        while partitions and not self._leaving:
-            try:
-                return consumer.committed(partitions, timeout=self._options.timeout)
-            except Exception as error:  # noqa: BLE001 the network is down, or a coordinator moves
-                if code_of(error) not in AWAY:
-                    logger.warning("the progress of %s cannot be read: %s", self.topic, error)
-                time.sleep(AGAIN)
-        return []
-
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        with self.lock:
-            books = self._close(partitions)
-            deadline = time.monotonic() + self._options.drain
-        while any(book.held for book in books) and time.monotonic() < deadline and not self._leaving:
-            self._commit()
-            with self.lock:
-                if not self._dirty:
-                    self.lock.wait(IDLE)
-        with self.lock:
-            places, versions = _places(books), _versions(books)
-        for _ in range(3):
-            if not places or self._write(places, versions):
-                break
-        self._forget(books)
-        consumer.incremental_unassign(partitions)
-
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """The group went on without us: what we hold is others' by now."""
-        with self.lock:
-            books = self._close(partitions)
-        self._forget(books)
-        consumer.incremental_unassign(partitions)
-
-    def _close(self, partitions: Iterable[TopicPartition]) -> list[Book]:
-        books = [self.books[place] for each in partitions if (place := (each.topic, each.partition)) in self.books]
-        for book in books:
-            book.closing = True
-        return books
-
-    def _forget(self, books: Iterable[Book]) -> None:
-        with self.lock:
-            for book in books:
-                book.close()
-                if self.books.get((book.topic, book.partition)) is book:
-                    del self.books[book.topic, book.partition]
-            self._wake()
+    def _book(self, place: TopicPartition) -> Book:
+        return Book(self, place.topic, place.partition, level=self._delaying.get(place.topic))
 
 
-def _versions(books: Iterable[Book]) -> Versions:
-    return {book: (book.version, book.promised) for book in books}
-
-
-def _places(books: Iterable[Book]) -> list[TopicPartition]:
-    places = list[TopicPartition]()
-    for book in books:
-        offset, text = book.progress()
-        places.append(TopicPartition(book.topic, book.partition, offset, text))
-    return places
+def _settings(options: KafkaOptions, subscription: Subscription, topic: str) -> dict[str, Any]:
+    session = round(options.session_of(subscription.lease) * 1000)
+    return {
+        "session.timeout.ms": session,
+        "heartbeat.interval.ms": max(min(session // 10, 3000), 10),
+        "max.poll.interval.ms": max(300_000, session, round(options.drain * 2000)),
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 10,
+        "fetch.error.backoff.ms": 50,
+        "queued.min.messages": 2 * AHEAD,
+        "queued.max.messages.kbytes": AHEAD_BYTES // 1024,
+        "topic.metadata.refresh.fast.interval.ms": 100,
+        **options.client(),
+        "group.id": group_of(topic, subscription.group),
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
