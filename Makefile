@@ -47,7 +47,10 @@ layers: setup ## who may import whom (import-linter)
 servers: ## install the servers that tests start, where that is possible
 	@[ -n "$$PENSTOCK_TEST_REDIS_URL" ] || .ci/ensure-package redis-server command -v redis-server
 	@.ci/ensure-package ruby-sidekiq command -v sidekiq
-	@[ -n "$$PENSTOCK_TEST_KAFKA_URL" ] || { .ci/ensure-package default-jre-headless command -v java && .ci/ensure-package maven command -v mvn; }
+	@[ -n "$$PENSTOCK_TEST_KAFKA_URL" ] || { .ci/ensure-package openjdk-17-jre-headless command -v java && \
+	  .ci/ensure-package maven command -v mvn; }
+	@[ -n "$$PENSTOCK_TEST_SQS_URL" ] || { .ci/ensure-package openjdk-17-jre-headless command -v java && \
+	  .ci/ensure-package maven command -v mvn; }
 
 test: setup servers ## all tests, against real servers, every snippet of the docs included
 	$(BIN)/pytest -ra -n $(JOBS) --dist loadgroup $(ARGS)

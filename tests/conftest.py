@@ -22,10 +22,12 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from tests.servers import kafka_server as kafka
+from tests.servers import sqs_server as sqs
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
 from tests.servers.redis_server import OwnServer, Server, ServerUnavailableError, find_binary, obtain
 from tests.servers.redis_tls import TLSServer
+from tests.servers.sqs_server import OwnSqsServer, SqsServer
 
 S = TypeVar("S", OwnCluster, OwnSentinels, TLSServer)
 
@@ -103,6 +105,17 @@ def tls_server() -> Iterator[TLSServer]:
     yield from started("redis", TLSServer)
 
 
+@pytest.fixture(scope="session")
+def sqs_server() -> Iterator[SqsServer]:
+    """ElasticMQ, or moto where there is no Java."""
+    yield from _sqs(sqs.obtain)
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[SqsServer]:
+    yield from _sqs(sqs.moto)
+
+
 @pytest.fixture(params=["redis", "valkey"])
 def server_kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
@@ -163,6 +176,18 @@ def _for_the_session(kind: str) -> Iterator[Server]:
         yield server
     finally:
         if isinstance(server, OwnServer):
+            server.stop()
+
+
+def _sqs(start: Callable[[], SqsServer]) -> Iterator[SqsServer]:
+    try:
+        server = start()
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server
+    finally:
+        if isinstance(server, OwnSqsServer):
             server.stop()
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .message import Envelope as Envelope
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
+    from .middleware.ratelimit import RateLimit as RateLimit
     from .outcome import Ack as Ack
     from .outcome import DeadLetter as DeadLetter
     from .outcome import Outcome as Outcome
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .queueing.failed import FailedJob as FailedJob
     from .queueing.working import WorkerOptions as WorkerOptions
     from .queues import Queues as Queues
+    from .rate import Rate as Rate
     from .retry import Constant as Constant
     from .retry import Delays as Delays
     from .retry import Exponential as Exponential
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .running import Options as Options
     from .store import IdempotencyCache as IdempotencyCache
     from .store import Store as Store
+    from .stores.archive import Archive as Archive
     from .telemetry import TELEMETRY as TELEMETRY
     from .telemetry import Telemetry as Telemetry
     from .worker import Worker as Worker
@@ -83,16 +86,19 @@ _HOMES = {
     "message": "Envelope Message",
     "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
+    "middleware.ratelimit": "RateLimit",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
     "producer": "Idempotency Producer Send",
     "queueing.application": "App",
     "queueing.failed": "FailedJob",
     "queueing.working": "WorkerOptions",
+    "rate": "Rate",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
     "running": "Claim Options",
     "store": "IdempotencyCache Store",
+    "stores.archive": "Archive",
     "telemetry": "TELEMETRY Telemetry",
     "worker": "Worker",
 }
@@ -103,6 +109,7 @@ __all__ = [
     "AccessDenied",
     "Ack",
     "App",
+    "Archive",
     "Batch",
     "Broker",
     "BrokerError",
@@ -140,6 +147,8 @@ __all__ = [
     "Producer",
     "PublishError",
     "Queues",
+    "Rate",
+    "RateLimit",
     "Release",
     "Retry",
     "RetryDaemon",

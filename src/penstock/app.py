@@ -11,6 +11,7 @@ URL                                   broker                                    
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
 ``kafka://a:1,b:2`` ``kafkas://``     Kafka; ``kafkas`` for TLS                      ``kafka``
+``sqs://?region=eu-west-1``           Amazon SQS; ``sqs://host:port`` another server   ``sqs``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SCHEMES = (
     "memory://, sqlite:///file.db, redis://host:6379, rediss://, unix://, valkey://, valkeys://, redis+cluster://,"
-    " redis+sentinel://, glide://, glide+cluster://, kafka://host:9092, sidekiq+redis://"
+    " redis+sentinel://, glide://, glide+cluster://, kafka://host:9092, sidekiq+redis://, sqs://?region=eu-west-1"
 )
 SIDEKIQ = "sidekiq+"
 
@@ -63,6 +64,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sidekiq import SidekiqBroker
 
         return SidekiqBroker.from_url(url, **options)
+    if scheme == "sqs":
+        from .brokers.sqs import SqsBroker
+
+        return SqsBroker.from_url(url, **options)
     raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
 
 

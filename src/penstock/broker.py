@@ -54,6 +54,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``keyed``: ``Subscription.keyed`` is honoured across all workers. ``own_leases``: each message has a lease of its own,
     which lapses by time and passes to any owner; without it ownership passes on when the owner leaves or dies (Kafka's
     partitions). ``counted``: ``Delivery.count`` outlives the owner, so that crashes are counted.
+    ``stable_ids``: a message keeps the id that ``publish`` answered through delays and retries.
     ``max_batch``: most messages one ``fetch`` returns.
     ``max_body``: most bytes of one body.
     """
@@ -70,6 +71,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     keyed: bool = False
     own_leases: bool = True
     counted: bool = True
+    stable_ids: bool = True
     max_batch: int = 1000
     max_body: int = 512 * 1024 * 1024
 

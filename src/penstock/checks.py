@@ -33,7 +33,7 @@ def at_least_one(name: str, value: Any) -> None:
         raise ConfigurationError(f"{name} is a whole number and at least 1, got {value!r}")
 
 
-def one_of(name: str, value: Any, legal: Collection[str]) -> None:
+def one_of(name: str, value: Any, legal: Collection[str | bool]) -> None:
     """One of a few words."""
     if value not in legal:
         raise ConfigurationError(f"{name} is one of {', '.join(map(repr, legal))}, got {value!r}")

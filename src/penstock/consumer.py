@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
+from .audit import Audit
 from .batches import Batch
 from .broker import Broker, Subscription
-from .checks import at_least_one, instance, positive
+from .checks import at_least_one, instance, one_of, positive
 from .codec import Codec
 from .codecs import codec_for
 from .context import Context
@@ -23,6 +24,7 @@ from .sharding import shard_names
 from .turns import each_queue
 
 T = TypeVar("T")
+Ordered: TypeAlias = bool | Literal["everywhere"]
 
 
 class Consumer(Generic[T]):
@@ -33,8 +35,9 @@ class Consumer(Generic[T]):
     thread. ``shards``: streams that ``stream`` is spread over, as its producers say; the slots are divided
     among them. ``types``: the message types it is for, all by default; ``handle`` adds handlers for more.
     ``timeout``: seconds that one execution may take. ``ordered``: messages with the same key run one at a time, in
-    order. ``batch``: the handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first
-    outermost. Raises ``ConfigurationError``, ``UnsupportedFeature``.
+    order: with ``True`` within this consumer, ``"everywhere"`` across all workers, where the broker can. ``batch``: the
+    handler takes lists of payloads, and of contexts. ``middleware``: around every handler, first outermost. ``archive``:
+    where a row of each terminal outcome is kept. Raises ``ConfigurationError``, ``UnsupportedFeature``.
     """
 
     @overload
@@ -50,13 +53,14 @@ class Consumer(Generic[T]):
         shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        ordered: bool = False,
+        ordered: Ordered = False,
         batch: None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     @overload
@@ -73,10 +77,12 @@ class Consumer(Generic[T]):
         shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        ordered: Literal[False, "everywhere"] = False,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None: ...
 
     def __init__(  # noqa: PLR0913 what users say about a consumer, by keyword
@@ -91,21 +97,17 @@ class Consumer(Generic[T]):
         shards: int = 1,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        ordered: bool = False,
+        ordered: Ordered = False,
         batch: Batch | None = None,
         types: str | Iterable[str] | None = None,
         codec: Codec[T] | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
         claim: Claim | None = None,
         options: Options | None = None,
+        archive: Audit | None = None,
     ) -> None:
-        if isinstance(broker, str):
-            raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
+        _check_parts(broker, handler)
         at_least_one("concurrency, the handlers at once,", concurrency)
-        if not callable(handler):
-            raise ConfigurationError(
-                f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}"
-            )
         _check_names(stream, group, shards)
         claim, options, policy = claim or Claim(), options or Options(), retry or RetryPolicy()
         instance("retry", policy, RetryPolicy, f"write RetryPolicy(max_attempts={policy!r:.20})")
@@ -113,12 +115,14 @@ class Consumer(Generic[T]):
         instance("options", options, Options)
         if shards > 1 and options.delayed is not None:
             raise ConfigurationError("several shards cannot share one set of delayed messages: leave delayed= out")
-        _check_terms(timeout, batch, middleware, ordered=ordered)
+        keyed = _check_keyed(broker, ordered)
+        within = bool(ordered) and not keyed
+        _check_terms(timeout, batch, middleware, ordered=within)
         if policy.max_attempts > 1 and not broker.capabilities.max_delay:
             raise UnsupportedFeature(f"{broker.url} cannot delay retries; use RetryPolicy(max_attempts=1)")
         self._plan = Plan(
             broker=broker,
-            subscription=_subscription(stream, group, claim, options),
+            subscription=_subscription(stream, group, claim, options, keyed=keyed),
             registry=Registry(),
             policy=policy,
             middleware=tuple(middleware),
@@ -127,9 +131,10 @@ class Consumer(Generic[T]):
             options=options,
             timeout=timeout,
             batch=batch,
-            ordered=ordered,
+            ordered=within,
             shards=shards,
             queues=stream if isinstance(stream, Queues) else None,
+            archive=archive,
         )
         self._running: tuple[Running, ...] = ()
         self._counters: Sequence[Counters] = (Counters(),)
@@ -162,6 +167,11 @@ class Consumer(Generic[T]):
     def subscription(self) -> Subscription:
         """What it reads, and on which terms. Of several shards, ``source`` is the name that they have in common."""
         return self._plan.subscription
+
+    @property
+    def archive(self) -> Audit | None:
+        """Where a row of each terminal outcome is kept."""
+        return self._plan.archive
 
     @property
     def concurrency(self) -> int:
@@ -267,7 +277,7 @@ class Consumer(Generic[T]):
             self._running = ()
 
 
-def _subscription(stream: str | Queues, group: str, claim: Claim, options: Options) -> Subscription:
+def _subscription(stream: str | Queues, group: str, claim: Claim, options: Options, *, keyed: bool) -> Subscription:
     return Subscription(
         source=stream if isinstance(stream, str) else stream.name,
         group=group,
@@ -275,7 +285,15 @@ def _subscription(stream: str | Queues, group: str, claim: Claim, options: Optio
         start=options.start,
         delayed=options.delayed,
         queues=() if isinstance(stream, str) else stream.names,
+        keyed=keyed,
     )
+
+
+def _check_parts(broker: Any, handler: Any) -> None:
+    if isinstance(broker, str):
+        raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({broker!r})")
+    if not callable(handler):
+        raise ConfigurationError(f"a handler is a function of (payload) or (payload, context), got {handler!r:.100}")
 
 
 def _check_names(stream: str | Queues, group: str, shards: int) -> None:
@@ -288,6 +306,17 @@ def _check_names(stream: str | Queues, group: str, shards: int) -> None:
         raise ConfigurationError("several queues and shards do not go together: make a Consumer for each queue")
 
 
+def _check_keyed(broker: Broker[Any], ordered: Ordered) -> bool:
+    """Whether the broker is to keep the order of keys, and can."""
+    one_of("ordered", ordered, (True, False, "everywhere"))
+    if ordered != "everywhere" or broker.capabilities.keyed:
+        return ordered == "everywhere"
+    raise UnsupportedFeature(
+        f"{broker.url} cannot keep messages of one key in order across workers: let one process read the stream, with"
+        " ordered=True, or use a broker whose capabilities have keyed"
+    )
+
+
 def _check_terms(
     timeout: float | None, batch: Batch | None, middleware: Sequence[ConsumeMiddleware], *, ordered: bool
 ) -> None:
@@ -297,7 +326,8 @@ def _check_terms(
         return
     if ordered:
         raise ConfigurationError(
-            "ordered=True and batch= do not go together: a batch may hold several messages of one key"
+            "ordered=True and batch= do not go together: a batch may hold several messages of one key. Where the broker"
+            " keeps the order itself, ordered='everywhere' does"
         )
     instance("batch", batch, Batch, f"write Batch(size={batch!r:.20})")
     if middleware:

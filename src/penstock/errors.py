@@ -9,6 +9,7 @@
     + ConnectionFailed          it could not be reached, or the connection broke (retryable)
     + AccessDenied              wrong password, missing permission
     + PublishError              some messages of a batch were refused; carries the fate of each
+    + NotArchived               the broker has the message, the archive does not have its row yet
   x PayloadError                a payload that does not fit
     + EncodeError               it cannot be written
     + DecodeError               it cannot be read
@@ -82,8 +83,20 @@ class PublishError(BrokerError):
     def __init__(self, results: Sequence[str | Exception]) -> None:
         self.results = tuple(results)
         failed = [r for r in results if isinstance(r, Exception)]
+        what = "archived" if failed and all(isinstance(r, NotArchived) for r in failed) else "published"
         first = f"; first error: {failed[0]}" if failed else ""
-        super().__init__(f"{len(failed)} of {len(results)} messages were not published{first}")
+        super().__init__(f"{len(failed)} of {len(results)} messages were not {what}{first}")
+
+
+class NotArchived(BrokerError):
+    """The broker has the message, the archive does not have its row yet.
+
+    ``id``: the message's. Do not send it again: it is enqueued, and its row is written when the archive is back.
+    """
+
+    def __init__(self, ident: str, cause: object) -> None:
+        self.id = ident
+        super().__init__(f"published as {ident}, but the archive has no row of it yet ({cause}); do not send it again")
 
 
 class PayloadError(PenstockError):

@@ -6,9 +6,9 @@ jobs are not hoarded by one worker and fast ones never wait for the next read.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from .broker import Subscription
 from .checks import at_least_one, positive
@@ -16,8 +16,7 @@ from .clock import Clock
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
-
-Fetch: TypeAlias = Callable[[Subscription, int, float], Awaitable[Sequence[Delivery[Any]]]]
+from .turns import Fetch
 
 AHEAD = 0.05  # seconds of work that are fetched ahead
 PREFETCH_BYTES = 64 * 1024 * 1024

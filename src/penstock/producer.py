@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from .audit import Audit, Audited
 from .batching import Batcher
 from .broker import Broker, Outgoing
 from .checks import finite, positive
@@ -26,6 +27,7 @@ from .errors import (
     BrokerError,
     ConfigurationError,
     EncodeError,
+    NotArchived,
     PayloadTooLarge,
     PublishError,
     UnsupportedFeature,
@@ -82,7 +84,7 @@ class Producer(Generic[T]):
     ``shards``: streams that it is spread over, the same number as the consumers'; a key decides which one a message
     goes to. ``default_type``: the message type of sends that name none. ``max_body``: bytes of one encoded payload.
     ``expires``: that of sends that say nothing of it. ``middleware``: around every publish, first outermost; it sees
-    the encoded ``Outgoing`` and returns the id.
+    the encoded ``Outgoing`` and returns the id. ``archive``: where a row of each message is kept.
     """
 
     def __init__(  # noqa: PLR0913 what users say about a producer, by keyword
@@ -98,6 +100,7 @@ class Producer(Generic[T]):
         middleware: Sequence[Middleware[Outgoing, str]] = (),
         max_body: int = 8 * 1024 * 1024,
         expires: float | None = None,
+        archive: Audit | None = None,
         clock: Clock = SYSTEM_CLOCK,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
@@ -116,6 +119,7 @@ class Producer(Generic[T]):
         self._ttl = idempotency.ttl if idempotency is not None else 0.0
         self._max_body = min(max_body, broker.capabilities.max_body)
         self._clock, self._telemetry = clock, telemetry
+        self._audited = None if archive is None else Audited(broker, archive)
         self._batcher = Batcher(self._publish, limit=broker.capabilities.max_batch)
         self._middleware = tuple(middleware)
         self._submit = compose(self._middleware, self._batcher.submit)
@@ -136,7 +140,7 @@ class Producer(Generic[T]):
         ``key``: idempotency key, carried along in any case. ``timeout``: seconds that one execution may take, if the
         consumer does not allow less. ``expires``: seconds from now after which it is not worth running. Raises
         ``EncodeError``, ``ValidationError``, ``PayloadTooLarge`` before anything is sent; ``ConnectionFailed``,
-        ``AccessDenied``, ``BrokerError`` after.
+        ``AccessDenied``, ``BrokerError`` after; ``NotArchived`` with an archive that writes at once.
         """
         await self.broker.open()
         if headers or timeout is not None or expires is not None or self._expires is not None:
@@ -182,6 +186,8 @@ class Producer(Generic[T]):
             return SENTINEL_ID
         try:
             ident = await self._submit(outgoing)
+        except NotArchived:
+            raise
         except Exception:
             if isinstance(cache, ForgetfulCache):
                 await _take_back(cache, slot)
@@ -191,7 +197,7 @@ class Producer(Generic[T]):
         return ident
 
     async def _publish(self, outgoings: Sequence[Outgoing]) -> Sequence[str]:
-        return await self.broker.publish(outgoings)
+        return await (self._audited or self.broker).publish(outgoings)
 
     def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
         if isinstance(item, Send):

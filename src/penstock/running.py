@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .audit import Audit
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
 from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
@@ -29,6 +30,7 @@ from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
 from .pipeline import ConsumeMiddleware
 from .queues import Queues
+from .rates import Gate, Rates
 from .registry import Registry
 from .retry import RetryPolicy
 from .services import Service
@@ -72,7 +74,8 @@ class Options:
     one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
     letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
-    letter without having run, with its outcome.
+    letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
+    ``services``: further roles that run beside the consumer.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -82,6 +85,8 @@ class Options:
     threads: int | None = None
     expired: Expired = "dead_letter"
     refused: Refused | None = None
+    rates: Rates | None = None
+    services: Sequence[Service] = ()
 
     def __post_init__(self) -> None:
         one_of("start", self.start, ("first", "next"))
@@ -107,6 +112,7 @@ class Plan:
     ordered: bool = False
     shards: int = 1
     queues: Queues | None = None
+    archive: Audit | None = None
 
     @property
     def at_once(self) -> int:
@@ -145,9 +151,9 @@ class Surroundings:
     telemetry: Telemetry
     _outages: dict[int, Outages] = field(default_factory=dict[int, Outages])
 
-    def outages(self, broker: Broker[Any]) -> Outages:
-        """What all roles on one broker know of it."""
-        return self._outages.setdefault(id(broker), Outages())
+    def outages(self, on: Broker[Any] | Audit) -> Outages:
+        """What all roles on one broker, or one archive, know of it."""
+        return self._outages.setdefault(id(on), Outages())
 
 
 class Running:
@@ -161,10 +167,13 @@ class Running:
             self._threads = Threads(most, f"penstock-{plan.name}")
         self.ledger, self.slots, self._deadlines = self._make_slots()
         self.ledger.unpark = self.accept
-        several = plan.queues is None or plan.broker.capabilities.several
-        self._turns = None if several else Turns(plan.broker)
+        fetch, rates = plan.broker.fetch, plan.options.rates
+        if rates is not None:
+            fetch = Gate(plan.broker, rates, around.clock).fetch
+        alone = plan.queues is None or (plan.broker.capabilities.several and rates is None)
+        self._turns = None if alone else Turns(fetch)
         self.intake = Intake(
-            plan.broker.fetch if self._turns is None else self._turns.fetch,
+            fetch if self._turns is None else self._turns.fetch,
             plan.broker.capabilities.max_batch,
             self._look,
             self.ledger,
@@ -174,7 +183,8 @@ class Running:
             clock=around.clock,
             outage=self._outage("intake"),
         )
-        self._settler = Settler(plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        parts = (plan.broker, self.ledger, around.clock, around.telemetry, self._outage("settler"))
+        self._settler = Settler(*parts, plan.archive)
         self.ledger.on_lost = self._settler.lost
         self._intake_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -269,7 +279,7 @@ class Running:
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
-        found: list[Service] = []
+        found: list[Service] = [*self._plan.options.services]
         for subscription in each_queue(self._plan.broker, self._plan.subscription):
             found += self._services(subscription, scheduler=scheduler)
         return found
@@ -345,6 +355,8 @@ class Running:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._plan.archive is not None and not await self._plan.archive.flush(SETTLE_GRACE):
+            logger.warning("%s: rows wait for the archive; close it, or they go with this process", self._plan.name)
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         return clean

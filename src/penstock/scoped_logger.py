@@ -24,11 +24,9 @@ class ScopedLogger(logging.Logger):
 
 @contextmanager
 def at_level(name: str) -> Generator[None]:
-    """Within the block scoped loggers have the level ``name``, such as ``debug``. Raises ``ValueError``."""
+    """Within the block scoped loggers have the level ``name``, such as ``debug``. An unknown one changes nothing."""
     level = logging.getLevelNamesMapping().get(name.upper())
-    if level is None:
-        raise ValueError(f"a log level is one of debug, info, warn, error, fatal; got {name!r}")
-    token = _level.set(level)
+    token = _level.set(_level.get() if level is None else level)
     try:
         yield
     finally:

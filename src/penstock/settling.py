@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from .audit import Audit
 from .broker import Broker, Settlement
 from .clock import Clock
 from .errors import BrokerError, ConnectionFailed
@@ -34,10 +35,16 @@ class Settler:
     """Writes the ledger's ``finished`` to the broker."""
 
     def __init__(
-        self, broker: Broker[Any], ledger: Ledger, clock: Clock, telemetry: Telemetry, outage: OutageLog
+        self,
+        broker: Broker[Any],
+        ledger: Ledger,
+        clock: Clock,
+        telemetry: Telemetry,
+        outage: OutageLog,
+        archive: Audit | None = None,
     ) -> None:
         self._broker, self._ledger, self._clock = broker, ledger, clock
-        self._telemetry, self._outage = telemetry, outage
+        self._telemetry, self._outage, self._archive = telemetry, outage, archive
         self._put_off: dict[str, int] = {}  # by message id, how often so far
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -87,8 +94,11 @@ class Settler:
             self._put_off.pop(item.delivery.message.id, None)
         if lost:
             batch = self._again_under_a_newer_lease(batch, lost)
+        written = [] if self._archive is None else _told(self._archive, batch, lost, uncertain=tries > 1)
         ledger.settled(idents, (item.delivery for item in batch))
         self._count(batch, lost, uncertain=tries > 1)
+        for each in written:
+            await each
 
     def _again_under_a_newer_lease(
         self, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]]
@@ -210,6 +220,18 @@ class Settler:
                 logger.warning("dead letter: %s%s", outcome.reason, _cause(outcome), extra=_fields(item))
             else:
                 counters.released += 1
+
+
+def _told(
+    archive: Audit, batch: Sequence[Settlement[Any]], lost: Sequence[Delivery[Any]], *, uncertain: bool
+) -> list[Awaitable[None]]:
+    """Tell what was settled, at once: whoever is cancelled while it waits for the rows has told all the same."""
+    gone = {id(delivery) for delivery in lost}
+    done = [item for item in batch if id(item.delivery) not in gone]
+    told = [archive.settled(done, confirmed=True)] if done else []
+    if uncertain and len(done) < len(batch):
+        told.append(archive.settled([item for item in batch if id(item.delivery) in gone], confirmed=False))
+    return [each for each in told if each is not None]
 
 
 def _renewed(item: Settlement[Any], held: Delivery[Any] | None) -> Settlement[Any]:

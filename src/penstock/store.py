@@ -1,9 +1,13 @@
-"""Small state beside a broker: which keys have been done. It must never become a second broker."""
+"""Small state beside a broker: which keys have been done, what has been spent. It must never become a second broker."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol, runtime_checkable
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Claim(Enum):
@@ -56,4 +60,47 @@ class ForgetfulCache(IdempotencyCache, Protocol):
 
     async def forget(self, key: str) -> None:
         """Remove ``key``."""
+        ...
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a budget gave, and what is left. ``retry_after``: seconds until there may be more, 0 if there is some."""
+
+    count: int
+    left: int
+    retry_after: float
+
+
+SLICES = 50  # parts of a window that are counted each for itself
+
+
+@runtime_checkable
+class SupportsBudgets(Protocol):
+    """Counts what is spent, for everybody who uses the store: the state of rate limits.
+
+    A window is counted in ``SLICES``: what was spent in a slice counts until all of the slice is out of the window. So
+    the limit holds in every window of that length, and what becomes free comes at most a slice late.
+    """
+
+    async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        """Take up to ``wanted``, 0 to see what is left, of the ``limit`` that may be spent in any ``window`` seconds.
+
+        One atomic step. Not idempotent: after ``ConnectionFailed`` it may have been spent.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsTables(Protocol):
+    """Keeps small tables of texts, such as the schedules of recurring jobs."""
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        """Everything in a table, by key."""
+        ...
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        """Set a row, or with ``None`` remove it; false, and nothing done, if it is not as ``expected`` (``None``: absent).
+
+        One atomic step.
+        """
         ...

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
 
+from .audit import Audit
 from .broker import Broker, DeadMessage, Finding, Outgoing, Presence, StreamStats
 from .checks import positive
 from .codec import Codec
@@ -78,6 +79,7 @@ class Producer(Generic[T]):
         middleware: Sequence[Middleware[Outgoing, str]] = (),
         max_body: int = 8 * 1024 * 1024,
         expires: float | None = None,
+        archive: Audit | None = None,
         patience: float = PATIENCE,
     ) -> None:
         self.broker, self.stream = broker, stream
@@ -95,6 +97,7 @@ class Producer(Generic[T]):
                 middleware=middleware,
                 max_body=max_body,
                 expires=expires,
+                archive=archive,
             ),
         )
 

@@ -8,7 +8,7 @@ brings comes with the next look.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from .broker import Broker, Subscription
 from .message import Delivery
 
+Fetch: TypeAlias = Callable[[Subscription, int, float], Awaitable[Sequence[Delivery[Any]]]]
 _Answer: TypeAlias = asyncio.Task[Sequence[Delivery[Any]]]
 
 
@@ -27,10 +28,10 @@ def each_queue(broker: Broker[Any], subscription: Subscription) -> list[Subscrip
 
 
 class Turns:
-    """``fetch`` as the port's, for a subscription with ``queues``."""
+    """``fetch`` as the port's, for a subscription with ``queues``, by a ``fetch`` that takes from one."""
 
-    def __init__(self, broker: Broker[Any]) -> None:
-        self._broker = broker
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
         self._waiting: dict[str, _Answer] = {}
         self._taken: list[Delivery[Any]] = []
 
@@ -44,7 +45,7 @@ class Turns:
             share = max(1, limit // len(subscription.queues))
             for queue in subscription.queues:
                 if queue not in self._waiting:
-                    asked = self._broker.fetch(_alone(subscription, queue), share, wait)
+                    asked = self._fetch(_alone(subscription, queue), share, wait)
                     self._waiting[queue] = asyncio.ensure_future(asked)
             await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
             self._collect(subscription.queues)
@@ -60,7 +61,7 @@ class Turns:
                 return
             if queue not in self._waiting:
                 left = limit - len(self._taken)
-                self._taken += await self._broker.fetch(_alone(subscription, queue), left, 0.0)
+                self._taken += await self._fetch(_alone(subscription, queue), left, 0.0)
 
     def _collect(self, queues: Sequence[str]) -> None:
         """Take the answers that are there. Raises what one of them raised, once all the others are taken."""

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from .audit import Audit
 from .broker import Broker, Presence, SupportsPause, SupportsPresence
 from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
@@ -26,6 +27,7 @@ from .consumer import Consumer
 from .errors import AccessDenied, ConfigurationError
 from .running import Surroundings
 from .services import Service, run_forever
+from .services.archivist import Archivist
 from .services.heartbeat import Heartbeat
 from .services.leases import KeeperThread, LeaseKeeper
 from .services.pauses import PauseWatch
@@ -129,8 +131,8 @@ class Worker:
             raise
         keepers = [running.keeper() for consumer in self.consumers for running in consumer.running]
         self._keep(keepers)
-        for broker, service in self._services():
-            outages = around.outages(broker)
+        for on, service in self._services():
+            outages = around.outages(on)
             self._spawn(run_forever(service, around.clock, around.dice, around.telemetry, outages=outages))
         logger.info("worker started: %s", ", ".join(c.name for c in self.consumers))
 
@@ -242,11 +244,15 @@ class Worker:
             if consumer.broker is broker:
                 await consumer.follow(paused)
 
-    def _services(self) -> list[tuple[Broker[Any], Service]]:
-        found: list[tuple[Broker[Any], Service]] = []
+    def _services(self) -> list[tuple[Broker[Any] | Audit, Service]]:
+        found: list[tuple[Broker[Any] | Audit, Service]] = []
+        archives: dict[int, tuple[Broker[Any] | Audit, Service]] = {}
         for consumer in self.consumers:
             for running in consumer.running:
                 found += [(consumer.broker, each) for each in running.services(scheduler=self._scheduler)]
+            if consumer.archive is not None and consumer.archive.retention is not None:
+                archives[id(consumer.archive)] = (consumer.archive, Archivist(consumer.archive))
+        found += archives.values()
         for broker in self.brokers:
             if isinstance(broker, SupportsPresence):
                 found.append((broker, Heartbeat(broker, partial(self.presence, broker))))

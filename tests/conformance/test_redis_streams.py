@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from penstock.broker import Broker, Retention
+from penstock.broker import Broker, Retention, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.clients.redis_cluster import SLOTS, slot_of
 from penstock.message import Message
+from penstock.outcome import Ack
 from penstock.testing.conformance import BrokerConformance
 from tests.servers.redis_cluster import OwnCluster
 from tests.servers.redis_sentinel import OwnSentinels
@@ -51,6 +52,22 @@ class _RedisStreams(BrokerConformance):
     async def write_garbage(self, source: str) -> bool:
         self._server_of(source).call("XADD", source, "*", "headers", "{no json", "payload", b"\xff\x00")
         return True
+
+    async def test_a_delayed_message_is_waited_for_by_those_published_behind_it(
+        self, broker: Broker[Any], source: str, keyed: Subscription
+    ) -> None:
+        """Not here: it is beside the stream, where no group sees it, and takes its place when it is due."""
+        first, second, third = (Message(type="t", body=body, key="a") for body in (b"1", b"2", b"3"))
+        await self.send(broker, source, first, delay=0.3)
+        await self.send(broker, source, second)
+        taken = await self.one(broker, keyed)
+        await self.lapse(0.35)
+        await self.promote(broker, keyed)
+        await self.send(broker, source, third)
+        for body in (b"2", b"1", b"3"):
+            assert body == taken.message.body
+            assert await self.settle(broker, taken, Ack())
+            taken = await self.one(broker, keyed) if body != b"3" else taken
 
     def _server_of(self, source: str) -> Server:
         return self.servers[slot_of(source) * len(self.servers) // SLOTS]  # shares of a cluster are in order

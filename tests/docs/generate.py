@@ -32,6 +32,8 @@ BROKERS = {
     "Redis and Valkey Streams": "redis://localhost",
     "Kafka": "kafka://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
+    "SQS": "sqs://?region=eu-west-1",
+    "SQS, FIFO": "sqs://?region=eu-west-1&fifo=true",
 }
 CAPABILITIES = {
     "max_delay": "longest delay, in seconds",
@@ -46,6 +48,7 @@ CAPABILITIES = {
     "keyed": "messages of one key are taken one at a time and in order, across all workers",
     "own_leases": "each message has a lease of its own that lapses by time",
     "counted": "crashes of a message's owners are counted",
+    "stable_ids": "a message keeps the id that `send` returned through delays and retries",
     "max_batch": "most messages of one fetch",
     "max_body": "most bytes of one body",
 }

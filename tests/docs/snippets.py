@@ -3,7 +3,8 @@
 A fenced block takes directives from the HTML comments directly above it, one a line (blank lines between are fine):
 
 ``<!-- no-run: reason -->``   Python is only compiled, commands are left out; the reason is printed
-``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``, ``kafka``)
+``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``, ``kafka``);
+                             ``sqs`` does it for ``sqs://localhost:9324?region=eu-west-1&tls=false``
 ``<!-- exit: 3 -->``          the commands of the block end with this code
 ``<!-- file: jobs.py -->``    the block is not run but saved under this name, for later blocks to import or read
 """
@@ -20,10 +21,11 @@ from urllib.parse import urlsplit
 
 PYTHON = frozenset({"python", "py"})
 SHELL = frozenset({"bash", "console", "sh", "shell"})
-SERVERS = frozenset({"redis", "valkey", "kafka"})
+SERVERS = frozenset({"redis", "valkey", "kafka", "sqs"})
 
 _COMMENT = re.compile(r"^\s*<!--\s*([a-z-]+)\s*(?::\s*(.*?))?\s*-->\s*$")
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)")
+_SQS_PLACE = "sqs://localhost:9324?region=eu-west-1&tls=false"
 _DEFAULT_PLACE = re.compile(r"\b((?:rediss?|valkeys?)://)localhost:6379(?:/\d+)?|\b(kafka://)?localhost:9092\b")
 
 
@@ -52,7 +54,8 @@ class Block:
             return "no-run needs a reason: <!-- no-run: why -->"
         if self.directives.get("server", "redis") not in SERVERS:
             return f"server is one of {', '.join(sorted(SERVERS))}"
-        if self.no_run is None and "server" not in self.directives and _DEFAULT_PLACE.search(self.code):
+        reaches = _DEFAULT_PLACE.search(self.code) or _SQS_PLACE in self.code
+        if self.no_run is None and "server" not in self.directives and reaches:
             return "it would reach for a real server: put <!-- server: redis --> above it"
         return None
 
@@ -60,6 +63,8 @@ class Block:
         """The code with the address that readers see replaced by the tests' server."""
         if url is None:
             return self.code
+        if url.startswith("sqs:"):
+            return self.code.replace(_SQS_PLACE, url)
         place = urlsplit(url)
         return _DEFAULT_PLACE.sub(lambda shown: f"{shown[1] or shown[2] or ''}{place.netloc}{place.path}", self.code)
 

@@ -230,12 +230,12 @@ class Fleet:
 
     # -------------------------------------------------------------------------------------------------------- messages
 
-    async def send(self, *jobs: Job, type: str = "job") -> list[str]:
-        """Put jobs in the stream."""
+    async def send(self, *jobs: Job, type: str = "job", keys: int = 0) -> list[str]:
+        """Put jobs in the stream; with so many ``keys`` taken in turn."""
         broker = open_broker(self.settings.url)
         try:
             producer = Producer(broker, self.settings.stream, Job, default_type=type)
-            return await producer.send_many([Send(job) for job in jobs])
+            return await producer.send_many([Send(job, key=f"k{job.number % keys}" if keys else None) for job in jobs])
         finally:
             await broker.close()
 

@@ -60,6 +60,7 @@ class Settings(msgspec.Struct, kw_only=True):
     interval: float = 0.5
     wait: float = 2.0
     uvloop: bool = False
+    everywhere: bool = False  # messages of one key in order, across all workers
     options: dict[str, Any] = {}
 
 
@@ -136,6 +137,7 @@ def worker_of(settings: Settings, record: Record) -> Worker:
         handlers.on_the_loop,
         types="job",
         concurrency=settings.concurrency,
+        ordered="everywhere" if settings.everywhere else False,
         retry=RetryPolicy(max_attempts=settings.max_attempts, backoff=Constant(delay=settings.backoff)),
         claim=Claim(min_idle=settings.lease, interval=settings.interval),
         options=Options(prefetch=Prefetch(wait=settings.wait)),

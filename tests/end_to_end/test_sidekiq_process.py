@@ -146,6 +146,23 @@ def test_tstp_takes_no_more_and_term_waits_for_what_runs(start: Start, redis_ser
     assert b"2" == redis_server.call("GET", "stat:processed")
 
 
+def test_tstp_while_it_starts_is_not_forgotten(start: Start, redis_server: Server, tmp_path: Path):
+    waits = "async def wait():\n    print('starting', flush=True)\n    await asyncio.sleep(0.5)\n"
+    (tmp_path / "slow.py").write_text(f"{JOBS}\n{waits}configure_server(lambda config: config.on('startup', wait))\n")
+    push(redis_server, "default", "Quick", 1)
+    process = start("-r", "slow")
+    process.logged("starting")
+    process.signal(signal.SIGTSTP)
+    process.until(lambda: b"true" in _facts(redis_server))
+    process.signal(signal.SIGTERM)
+    assert (0, 1) == (process.exited(), redis_server.call("LLEN", "queue:default"))
+    assert "quick" not in process.log
+
+
+def _facts(server: Server) -> list[bytes]:
+    return [fact for name in server.call("SMEMBERS", "processes") for fact in server.call("HVALS", name)]
+
+
 def test_what_does_not_end_in_time_goes_back_to_its_queue(start: Start, redis_server: Server):
     process = start("-r", "jobs", "-t", "0.2")
     push(redis_server, "default", "Slow", 60)

@@ -102,6 +102,10 @@ async def consuming(broker: Broker[Any]) -> None:
     assert_type(Consumer(broker, "email", EmailJob, on_emails, batch=Batch(size=10)), Consumer[EmailJob])
     Consumer(broker, "email", EmailJob, on_emails_with_contexts, batch=Batch(wait=0.1), concurrency=2, timeout=5)
     Consumer(broker, "email", EmailJob, on_email_with_context, ordered=True)
+    Consumer(broker, "email", EmailJob, on_email_with_context, ordered="everywhere")
+    Consumer(broker, "email", EmailJob, on_emails, batch=Batch(), ordered="everywhere")
+    Consumer(broker, "email", EmailJob, on_email, ordered="here")  # type: ignore[call-overload]
+    Consumer(broker, "email", EmailJob, on_emails, batch=Batch(), ordered=True)  # type: ignore[call-overload]
     Consumer(broker, "email", EmailJob, on_emails)  # type: ignore[arg-type]
     Consumer(broker, "email", EmailJob, on_email, batch=Batch())  # type: ignore[arg-type]
     Consumer(broker, "email", EmailJob, on_emails, batch=Batch(), middleware=[audit])  # type: ignore[call-overload]

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(ROOT.glob("src/**/*.py"))
 FILE_LINES, CLASS_LINES, BODY_LINES = 400, 250, 40
 OPTIONAL = [
+    "aiobotocore",
     "aiosqlite",
+    "botocore",
     "click",
     "glide",
     "hiredis",

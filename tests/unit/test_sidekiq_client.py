@@ -107,6 +107,7 @@ def args_of(broker):
         ({"class": PlainJob(), "args": []}, "must be either a class or a text"),
         ({"class": "A", "args": [], "at": "x", "tags": "t"}, "'at' of a job must be a numeric timestamp"),
         ({"class": "A", "args": [], "at": datetime.now(UTC)}, "'at' of a job must be a numeric timestamp"),
+        ({"class": "A", "args": [], "at": math.nan}, "'at' of a job must be a numeric timestamp"),
         ({"class": "A", "args": [], "at": True}, "'at' of a job must be a numeric timestamp"),
         ({"class": "A", "args": [], "tags": "t", "retry_for": 1e10}, "tags of a job must be a list"),
         ({"class": int, "args": [], "retry_for": 1.1e9}, "must be a relative amount of time"),
@@ -127,7 +128,7 @@ async def test_an_item_that_is_no_job_is_refused_with_the_first_thing_that_is_wr
 
 @pytest.mark.parametrize("name", ["", "a/b"])
 async def test_a_name_that_no_reader_can_bear_is_refused(client, name):
-    with pytest.raises(ConfigurationError, match="a wire name is"):
+    with pytest.raises(ArgumentError, match="a wire name is"):
         await client.push({"class": name, "args": []})
 
 
@@ -276,6 +277,7 @@ async def test_arguments_nest_as_deep_as_ruby_reads(broker, mode):
         ({"class": PlainJob, "args": 5}, "must be a list of lists"),
         ({"class": PlainJob, "args": [[1]], "at": "soon"}, "'at' must be a numeric timestamp or a list"),
         ({"class": PlainJob, "args": [[1]], "at": []}, "got an empty list"),
+        ({"class": PlainJob, "args": [[1]], "at": [math.inf]}, "'at' must be a numeric timestamp or a list"),
         ({"class": PlainJob, "args": [[1]], "at": [None]}, "'at' must be a numeric timestamp or a list"),
         ({"class": PlainJob, "args": [[1]], "at": [1, 2]}, "same size as 'args', got 2 for 1"),
         ({"class": PlainJob, "args": iter([[1]]), "at": [1, 2]}, "same size as 'args', got 2 for 1"),
@@ -371,6 +373,35 @@ async def test_a_batch_that_fails_says_what_became_of_each_job(client, broker):
         await client.push_bulk(items)
 
 
+async def test_arguments_that_are_refused_in_a_later_batch_hide_no_job_that_was_sent(client, broker):
+    items = {"class": PlainJob, "args": [[0], [1], [(2,)]], "batch_size": 2}
+    with pytest.raises(PublishError, match="1 of 3 messages were not published") as caught:
+        await client.push_bulk(items)
+    assert [item.message.headers["jid"] for item in broker.batches[0]] == list(caught.value.results[:2])
+    assert isinstance(caught.value.__cause__, ArgumentError)
+
+
+async def test_a_middleware_that_fails_in_a_later_batch_hides_no_job_that_was_sent(client, broker):
+    class Fussy:
+        async def call(self, job_class, payload, queue, broker, call_next):
+            if payload["args"] == [2]:
+                raise LookupError("not this one")
+            return await call_next()
+
+    client.middleware.add(Fussy)
+    with pytest.raises(PublishError, match="first error: not this one") as caught:
+        await client.push_bulk({"class": PlainJob, "args": [[0], [1], [2]], "batch_size": 2})
+    assert 2 == sum(isinstance(fate, str) for fate in caught.value.results)
+    with pytest.raises(LookupError):  # nothing was sent before it
+        await client.push_bulk({"class": PlainJob, "args": [[2], [1]], "batch_size": 1})
+
+
+async def test_a_list_of_bulk_arguments_is_looked_at_before_the_first_is_sent(client, broker):
+    with pytest.raises(ArgumentError, match="must be a list of lists"):
+        await client.push_bulk({"class": PlainJob, "args": [[1], 2], "batch_size": 1})
+    assert [] == broker.batches
+
+
 async def test_a_function_job_is_as_good_as_a_class(client, broker):
     await client.push({"class": shrink, "args": ["a"]})
     await client.push_bulk({"class": shrink, "args": [["b"]]})
@@ -418,7 +449,9 @@ async def test_arguments_are_checked_as_middleware_leaves_them(client):
 
 
 async def test_a_copy_has_chains_of_its_own(client):
+    client.strict_args = "none"
     copy = client.copy()
+    assert ("none", client.broker) == (copy.strict_args, copy.broker)
     copy.middleware.add(Veto)
     assert (True, False) == (Veto in copy.middleware, Veto in client.middleware)
     assert await client.push({"class": PlainJob, "args": ["no"]})

@@ -9,6 +9,7 @@ import pytest
 from penstock.errors import ConfigurationError
 from penstock.sidekiq import settings
 from penstock.sidekiq.config import Capsule, Config
+from penstock.sidekiq.server import complaints
 
 RUBYS = """
 :concurrency: 3
@@ -81,6 +82,12 @@ def test_the_environment_is_filled_in(tmp_path: Path, monkeypatch: pytest.Monkey
         ("tag: ${NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE, which is not set"),
         ("tag: <%= ENV.fetch('NO_SUCH_VARIABLE') %>", "NO_SUCH_VARIABLE, which is not set"),
         ("strict_args: maybe", "strict_args"),
+        ("verbose: loud", "verbose is true or false"),
+        ("capsules: 5", "capsules should hold names and values"),
+        ("capsules: {reports: 5}", "the capsule reports should hold names and values"),
+        ("redis: 5", "redis is"),
+        ("redis: {url: 5}", "redis is"),
+        ("max_iteration_runtime: long", "max_iteration_runtime"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path: Path, text: str, match: str):
@@ -136,3 +143,31 @@ def test_a_capsule_says_how_it_reads(queues: list[str], facts: tuple[str, dict[s
 def test_events_have_names():
     with pytest.raises(ConfigurationError, match="startup"):
         Config().on("start", print)  # type: ignore[arg-type]
+
+
+def test_a_name_that_a_configuration_has_not_is_no_silent_mistake():
+    config = Config()
+    with pytest.raises(ConfigurationError, match=r"no labelz, did you mean labels\?"):
+        config.labelz = ["eu"]  # type: ignore[attr-defined]
+    config.redis = {"url": "redis://r/1"}
+    assert ("sidekiq+redis://r/1", {"url": "redis://r/1"}) == (config.broker_url, config.redis)
+    config.redis = "redis://r/2"
+    assert "redis://r/2" == config.url
+
+
+def test_what_a_file_cannot_say_is_named_and_what_has_no_meaning_here_is_passed_over(tmp_path: Path):
+    text = (
+        "error_handlers: x\nclient_middleware: y\npoll_interval_average: 2\nheartbeat_interval: 5\nlabels: eu\ntag: 7\n"
+    )
+    config = load(tmp_path, text)
+    assert ["error_handlers", "client_middleware"] == config.ignored
+    assert ([], ["eu"], "7") == (config.error_handlers, config.labels, config.tag)
+
+
+def test_a_server_that_may_lose_jobs_is_complained_of():
+    assert [] == complaints({"redis_version": "7.0.15", "maxmemory_policy": "noeviction"})
+    assert [] == complaints({"redis_version": "6.9", "valkey_version": "9.0.0"})
+    (old,) = complaints({"redis_version": "6.2.1"})
+    assert "Redis 6.2.1 is too old" in old
+    (evicts,) = complaints({"redis_version": "8.0.0", "maxmemory_policy": "allkeys-lru"})
+    assert "noeviction" in evicts

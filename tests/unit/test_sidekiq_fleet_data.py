@@ -295,7 +295,7 @@ async def test_the_monitor_prints_what_sidekiqmon_prints(
         "capsules": capsules,
     }
     await alive(data, "pyhost:4242:0123456789ab", info, busy=1, concurrency=7, quiet="true")
-    own = {"started_at": time.time(), "version": __version__, "concurrency": 2, "queues": ["b", "a"]}
+    own = {"started_at": time.time(), "version": f"penstock {__version__}", "concurrency": 2, "queues": ["b", "a"]}
     await alive(data, "zz:1:0", own, quiet="false")
 
     lines = (await _printed(redis_url, capsys)).split("\n")

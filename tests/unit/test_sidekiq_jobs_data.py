@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from penstock.brokers.sidekiq import SidekiqBroker, SidekiqOptions
-from penstock.errors import DecodeError
+from penstock.errors import BrokerError, DecodeError
 from penstock.sidekiq import BlockingData, Data, DeadSet, JobRecord, JobSet, Queue, RetrySet, ScheduledSet
 
 FOLDER = Path(__file__).parents[1] / "data"
@@ -433,6 +433,17 @@ async def test_a_second_click_does_nothing(data: Data, act: str):
 
     assert [False] * 4 + [True] == sorted(done)
     assert 1 - (act == "delete") == len(await listed(data, "queue:low")) + await DeadSet(data).size()
+
+
+@pytest.mark.parametrize("act", ["retry", "add_to_queue", "kill"])
+async def test_what_its_place_does_not_take_stays_where_it_was(data: Data, act: str):
+    await data.client.call("ZADD", "schedule", "123.5", job())
+    await data.client.call("MSET", "queue:low", "no list", "dead", "no set")
+    entry = await ScheduledSet(data).find_job(f"{1:024x}")
+    assert entry is not None
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        await getattr(entry, act)()
+    assert [job(), b"123.5"] == await data.client.call("ZRANGE", "schedule", 0, -1, "WITHSCORES")
 
 
 async def test_a_job_that_is_gone_is_not_brought_back_by_rescheduling(data: Data):

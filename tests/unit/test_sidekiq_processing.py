@@ -6,8 +6,9 @@ import asyncio
 import gzip
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from penstock.job_registry import Jobs
 from penstock.sidekiq import deploy
 from penstock.sidekiq.handlers import Handlers
 from penstock.sidekiq.iteration_store import RedisIterations
-from penstock.sidekiq.metrics import BUCKETS, LABELS, LIMITS, Tracker, minute_key
+from penstock.sidekiq.metrics import BUCKETS, LABELS, LIMITS, Tracker, histogram_key, minute_key
 from penstock.sidekiq.metrics_query import MetricsQuery
 from penstock.sidekiq.processor import Processor, ProcessorOptions
 from penstock.sidekiq.profiler import Profiler
@@ -289,6 +290,15 @@ async def test_metrics_that_could_not_be_written_are_written_later(client: Redis
     assert b"2" == shared_server.call("HGET", minute_key(AT), "A|p")
 
 
+async def test_a_full_bucket_stays_full(client: RedisClient, shared_server: Server) -> None:
+    key = histogram_key("A", AT)
+    shared_server.call("BITFIELD", key, "SET", "u16", "#0", 65_535)
+    tracker = Tracker(clock=At(AT))
+    tracker.ran("A", 0.0, 0.001)
+    await tracker.flush(client)
+    assert [65_535] == shared_server.call("BITFIELD_RO", key, "GET", "u16", "#0")
+
+
 async def test_the_metrics_of_sidekiq_7_are_written_if_asked_for(client: RedisClient, shared_server: Server) -> None:
     await tracked(client, datetime(2026, 11, 2, 3, 4, 9, tzinfo=UTC), schema="both")
     keys = {key.decode() for key in shared_server.call("KEYS", "*")}
@@ -321,8 +331,9 @@ async def test_a_name_that_would_break_readers_is_mended(client: RedisClient, sh
 async def test_the_top_jobs_are_read_by_minute_and_by_ten_minutes(client: RedisClient) -> None:
     await tracked(client)
     await tracked(client, AT.replace(minute=12))
+    await tracked(client, AT - timedelta(hours=8))  # longer ago than what is asked for
     query = MetricsQuery(client, now=AT.timestamp())
-    for window, buckets in (({}, 2), ({"minutes": 5}, 2), ({"hours": 2}, 1), ({"minutes": 999}, 2), ({"hours": 99}, 1)):
+    for window, buckets in (({}, 2), ({"minutes": 5}, 2), ({"hours": 2}, 1), ({"minutes": 999}, 2)):
         result = await query.top_jobs(**window)
         plain = result.job_results["PlainJob"]
         assert (14, 0, 2 * 695, 1.39) == (*(plain.totals[f] for f in ("p", "f", "ms")), round(plain.totals["s"], 3))
@@ -434,7 +445,8 @@ async def test_a_job_that_asks_for_it_is_profiled_where_it_runs(
         int(facts["size"]), facts["token"], facts["type"], facts["jid"],
     )  # fmt: skip
     assert 0.02 < float(facts["elapsed"]) < 5
-    assert 86_400 <= shared_server.call("TTL", "tok1-4ea0") <= 86_460
+    due = float(shared_server.call("ZSCORE", "profiles", "tok1-4ea0")) - time.time()
+    assert 86_300 < due < shared_server.call("TTL", "tok1-4ea0") <= 86_460  # what is listed is there
     profile = json.loads(gzip.decompress(facts["data"]))
     (thread,) = profile["threads"]
     assert any(name.endswith("burn") for name in thread["stringArray"])
@@ -464,3 +476,21 @@ async def test_a_job_that_fails_leaves_no_profile_and_one_whose_profile_cannot_b
         await fleet.until(lambda: shared_server.call("GET", "stat:processed"))
         assert (cls is not Burns) == bool(shared_server.call("EXISTS", "stat:failed"))
         assert (cls is Burns) == ("a profile could not be kept" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"), [({"dead_max_jobs": 3}, [b"young", b"new"]), ({"dead_timeout": 1000.0}, [b"young", b"new"])]
+)
+async def test_a_death_trims_the_dead_as_ruby_does(
+    redis_url: str, shared_server: Server, limits: dict[str, Any], kept: list[bytes]
+) -> None:
+    now = time.time()
+    shared_server.call("ZADD", "dead", now - 5000, "old", now - 10, "young")
+    fleet = Fleet(redis_url)
+    broker = SidekiqBroker.from_url(f"sidekiq+{redis_url}", **limits)
+    fleet.consumer = fleet.processor.consumer(broker, "default")
+    fleet.jobs.add(failing("ZeroJob", "no"), "ZeroJob")
+    shared_server.call("LPUSH", "queue:default", '{"class":"ZeroJob","args":[],"jid":"new","retry":0}')
+    await fleet.until(lambda: shared_server.call("GET", "stat:failed"))
+    found = shared_server.call("ZRANGE", "dead", 0, -1)
+    assert kept == [b"new" if b"ZeroJob" in each else each for each in found]  # of 3 at most, 2: one less

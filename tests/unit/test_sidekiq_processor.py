@@ -639,6 +639,30 @@ async def test_a_job_may_ask_for_a_log_level_of_its_own(told: Told, caplog: pyte
     assert ["start", "hello", "done"] == [r.message for r in caplog.records if r.name == "penstock.job"]
 
 
+async def test_a_log_level_that_there_is_not_is_no_failure(told: Told) -> None:
+    class Fine(Job):
+        async def perform(self) -> None: ...
+
+    shop = Shop(told, job_logger=JobLogger())
+    await shop.push(Fine, log_level="silly")
+    async with shop.open():
+        assert [Ack()] == await shop.outcomes()
+
+
+async def test_a_job_logger_that_fails_does_not_give_a_job_retries_without_end(told: Told) -> None:
+    class Broken(JobLogger):
+        def prepare(self, payload: Any) -> Any:
+            raise LookupError("no log")
+
+        def enabled(self) -> bool:
+            return True
+
+    shop = Shop(told, job_logger=Broken())
+    outcome = await shop.outcome(failing(OSError()), retry=0)
+    assert isinstance(outcome, DeadLetter)
+    assert ["no log"] == [str(error.args[0]) for error, _ in told.errors]
+
+
 async def test_a_job_logger_without_lines_still_sets_the_context(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="penstock.job")
     shop, found = Shop(told, job_logger=JobLogger(lines=False)), list[Any]()

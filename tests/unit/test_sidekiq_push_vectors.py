@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from penstock.app import open_broker
+from penstock.brokers.sidekiq.ruby_json import dumps
+from penstock.errors import ArgumentError
 from penstock.job import Job
 from penstock.job_route import install
 from penstock.sidekiq import Client
@@ -173,6 +175,9 @@ async def test_cancelling_an_iterable_job_says_when_it_was_first_cancelled(redis
         assert 1_800_000_000 == await client.cancel("abc")
         assert [b"cancelled", b"1800000000"] == await broker.client.call("HGETALL", "it-abc")
         assert 30 * 86_400 - 60 < await broker.client.call("TTL", "it-abc") <= 30 * 86_400
+        await broker.client.call("EXPIRE", "it-abc", 100)
+        await client.cancel("abc")
+        assert await broker.client.call("TTL", "it-abc") <= 100  # it runs from the first time on
     finally:
         await broker.close()
 
@@ -208,7 +213,49 @@ async def test_middleware_is_asked_again_when_a_job_is_due(redis_url):
             await asyncio.sleep(0.01)
         (job,) = await broker.client.call("LRANGE", "queue:low", 0, -1)
         assert [["PlainJob", "low"]] == json.loads(job)["seen"]
-        assert 0 == await broker.client.call("EXISTS", "queue:default", "schedule")
+        assert 0 == await broker.client.call("EXISTS", "queue:default", "schedule", "dead")
     finally:
         install(None)
+        await broker.close()
+
+
+@pytest.mark.parametrize("version", ["8", "6_4"])
+async def test_a_job_that_is_due_has_the_text_that_rubys_poller_gives_it(redis_url, version):
+    (after,) = VECTORS[version]["scheduled_promotion"]["keys"]["queue:elsewhere"]["items"]
+    fields = json.loads(after)
+    now = fields.pop("enqueued_at")
+    broker = open_broker(f"sidekiq+{redis_url}", timestamps=TIMES[version])
+    broker._clock = ManualClock(now / 1000 + 0.0001 if version == "8" else now)
+    try:
+        await broker.client.call("ZADD", "schedule", 1, dumps(fields))
+        await broker.promote_due("elsewhere", 10)
+        assert [after.encode()] == await broker.client.call("LRANGE", "queue:elsewhere", 0, -1)
+        assert [b"elsewhere"] == await broker.client.call("SMEMBERS", "queues")
+        assert 0 == await broker.client.call("EXISTS", "schedule")
+    finally:
+        await broker.close()
+
+
+@pytest.mark.parametrize("scenario", ["push_active_job", "push_current_attributes"])
+async def test_what_adapters_of_ruby_wrote_is_pushed_again_byte_for_byte(redis_url, scenario):
+    for name, key in VECTORS["8"][scenario]["keys"].items():
+        for text in key.get("items", []) if name.startswith("queue:") else []:
+            item = json.loads(text)
+            now = item.pop("enqueued_at")
+            broker = open_broker(f"sidekiq+{redis_url}")
+            try:
+                await Client(broker, clock=ManualClock(now / 1000 + 0.0001)).push(item)
+                assert text.encode() == await broker.client.call("LINDEX", name, 0)
+            finally:
+                await broker.close()
+
+
+async def test_a_field_that_is_no_json_is_refused_before_anything_is_sent(redis_url):
+    broker = open_broker(f"sidekiq+{redis_url}")
+    try:
+        for wrong in (float("nan"), object(), "\ud800"):
+            with pytest.raises(ArgumentError, match="a field of the job A cannot be written"):
+                await Client(broker).push({"class": "A", "args": [], "extra": wrong})
+        assert 0 == await broker.client.call("DBSIZE")
+    finally:
         await broker.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -103,6 +105,8 @@ async def test_capsules_run_their_queues_and_the_process_is_seen(config: Config,
 
 async def test_events_come_once_and_in_order(config: Config, desk: Desk):
     told: list[str] = []
+    beats: list[int] = []
+    config.on("beat", lambda: beats.append(1))
     for name in ("startup", "quiet", "shutdown", "exit", "heartbeat"):
         for number in (1, 2):
             config.on(name, lambda text=f"{name} {number}": told.append(text))  # type: ignore[misc, arg-type]
@@ -114,7 +118,9 @@ async def test_events_come_once_and_in_order(config: Config, desk: Desk):
     errors: list[Any] = []
     config.error_handlers.append(lambda error, context: errors.append((str(error), context["event"])))
     async with Runner(config, jobs=desk.jobs) as runner:
-        await until(lambda: "heartbeat 1" in told)
+        await until(lambda: "heartbeat 1" in told and beats)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        assert len(beats) >= 2  # each time, unlike the others
         await runner.quiet()
         await runner.quiet()
     assert [
@@ -202,5 +208,160 @@ async def test_a_process_says_of_itself_whatever_rubys_says(config: Config, desk
         assert {name: type(value) for name, value in theirs.items()} == {name: type(info[name]) for name in theirs}
         (entry,) = redis_server.call("HVALS", identity + b":work")
         assert list(json.loads(work[0][1])) == list(json.loads(entry))
+        assert [type(value) for value in json.loads(work[0][1]).values()] == [
+            type(value) for value in json.loads(entry).values()
+        ]
+        assert 50 < redis_server.call("TTL", identity + b":work") <= 60
+        assert 0 == redis_server.call("EXISTS", identity + b":workers")
         assert 0 < redis_server.call("TTL", identity) <= 60
         desk.gate.set()
+
+
+async def test_middleware_that_wants_the_configuration_gets_it(config: Config, desk: Desk, redis_server: Server):
+    seen: list[Any] = []
+
+    class Curious:
+        config: Any = None
+
+        async def call(self, job: Any, payload: Any, queue: str, call_next: Any) -> Any:
+            seen.append(self.config)
+            return await call_next()
+
+    config.server_middleware.add(Curious)
+    push(redis_server, "default", "Note", 1)
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert [config] == seen
+
+
+async def test_a_thread_dump_that_nobody_answers_does_not_freeze_the_process(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: redis_server.call("SMEMBERS", "processes"))
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        for name in ("TTIN", "USR2"):
+            redis_server.call("LPUSH", identity + b"-signals", name)
+            await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+            assert f"told by another process: {name}, to which there is no answer here" in caplog.text
+
+
+async def test_a_process_that_comes_removes_those_that_have_died(config: Config, desk: Desk, redis_server: Server):
+    redis_server.call("SADD", "processes", "dead:1:0")
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: b"dead:1:0" not in redis_server.call("SMEMBERS", "processes"))
+        await until(lambda: redis_server.call("EXISTS", "process_cleanup"))
+
+
+async def test_a_server_that_evicts_is_warned_of_at_the_start(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    redis_server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        async with Runner(config, jobs=desk.jobs):
+            assert "maxmemory-policy is 'allkeys-lru'" in caplog.text
+    finally:
+        redis_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_a_clean_exit_leaves_nothing_of_the_process(config: Config, desk: Desk, redis_server: Server):
+    config.timestamps = "float"  # for fleets with an old Ruby in them
+    push(redis_server, "default", "Wait")
+    async with Runner(config, jobs=desk.jobs) as runner:
+        await until(lambda: desk.ran)
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        redis_server.call("LPUSH", identity + b"-signals", "TTIN")
+        assert redis_server.call("HGETALL", identity + b":work") == redis_server.call("HGETALL", identity + b":workers")
+        assert 1 == redis_server.call("HLEN", identity + b":workers")
+        desk.gate.set()
+        await until(lambda: redis_server.call("GET", "stat:processed"))
+    assert [] == redis_server.call("KEYS", identity + b"*")
+
+
+async def test_what_the_configuration_says_reaches_what_runs(config: Config, desk: Desk, redis_server: Server):
+    class Traced(Job, abstract=True, backtrace=True):
+        async def perform(self) -> None:
+            raise ValueError("no")
+
+    class Nothing:
+        def profile(self, payload: Any, /) -> Any: ...
+
+        def follow(self, call: Any, /) -> Any:
+            return call
+
+    desk.jobs.add(Traced, "Traced")
+    profiler = Nothing()
+    config.max_retries, config.timeout, config.max_iteration_runtime = 7, 3.0, 60.0
+    config.backtrace_cleaner, config.profiler = (lambda _: ["cleaned"]), profiler
+    job = '{"class":"Traced","args":[],"jid":"t","queue":"default","backtrace":true}'
+    redis_server.call("LPUSH", "queue:default", job)
+    async with Runner(config, jobs=desk.jobs) as runner:
+        options = runner.processor.options
+        assert (7, 60.0, 3.0) == (options.max_retries, options.iterations.max_runtime, options.iterations.slow)
+        assert profiler is options.profiler
+        await until(lambda: redis_server.call("ZCARD", "retry"))
+    (kept,) = redis_server.call("ZRANGE", "retry", 0, -1)
+    assert ["cleaned"] == json.loads(zlib.decompress(base64.b64decode(json.loads(kept)["error_backtrace"])))
+
+
+async def test_a_job_that_is_due_goes_through_the_processs_middleware(config: Config, desk: Desk, redis_server: Server):
+    class Veto:
+        async def call(self, job: Any, payload: Any, queue: str, broker: Any, call_next: Any) -> Any:
+            return None if payload["args"] == ["no"] else await call_next()
+
+    config.client_middleware.add(Veto)
+    for args in ("no", "yes"):
+        job = {"class": "Note", "args": [args], "jid": args, "queue": "default"}
+        redis_server.call("ZADD", "schedule", 1, json.dumps(job))
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert ([("yes",)], 0) == (desk.ran, redis_server.call("EXISTS", "schedule", "dead", "queue:default"))
+
+
+async def test_an_embedded_process_is_not_told_through_redis(
+    config: Config, desk: Desk, redis_server: Server, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", logger="penstock.sidekiq")
+    async with Runner(config, jobs=desk.jobs, embedded=True) as runner:
+        await until(lambda: redis_server.call("SMEMBERS", "processes"))
+        (identity,) = redis_server.call("SMEMBERS", "processes")
+        redis_server.call("LPUSH", identity + b"-signals", "TERM")
+        await runner.broker.beat(runner.worker.presence(runner.broker), 20.0)
+        push(redis_server, "default", "Note", 1)
+        await until(lambda: desk.ran)
+    assert "told by another process" not in caplog.text
+
+
+class Marks:
+    """A middleware that tells the desk its name."""
+
+    seen: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def call(self, job: Job, payload: dict[str, Any], queue: str, call_next: Callable[[], Any]) -> Any:
+        Marks.seen.append((self.name, queue))
+        return await call_next()
+
+
+class Inner(Marks): ...
+
+
+async def test_a_capsule_has_middleware_of_its_own(config: Config, redis_server: Server):
+    class Quick(Job):
+        async def perform(self) -> None: ...
+
+    Marks.seen.clear()
+    config.server_middleware.add(Marks, "common")
+    slow = config.capsule("slow", queues=["reports"])
+    slow.server_middleware.add(Inner, "own")
+    config.capsule("bare", queues=["bare"]).server_middleware.clear()
+    async with Runner(config) as runner:
+        for queue in ("default", "reports", "bare"):
+            await Quick.set(queue=queue).perform_async()
+        while b"3" != redis_server.call("GET", "stat:processed"):
+            await asyncio.sleep(0.01)
+        assert runner.worker.ready
+    assert [("common", "default"), ("common", "reports"), ("own", "reports")] == sorted(Marks.seen)

@@ -34,7 +34,7 @@ def bodies(deliveries: Sequence[Delivery[Any]]) -> list[bytes]:
 
 
 async def test_what_comes_while_another_queue_answers_comes_with_the_next_look(broker: MemoryBroker):
-    turns = Turns(broker)
+    turns = Turns(broker.fetch)
     waiting = asyncio.ensure_future(turns.fetch(BOTH, 10, 10.0))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_a_cancelled_look_gives_what_it_took_to_whoever_stops_it(broker: M
 
     stuck = Stuck(MemorySystem(), identity="me")
     await send(stuck, "a", b"1")
-    turns = Turns(stuck)
+    turns = Turns(stuck.fetch)
     looking = asyncio.ensure_future(turns.fetch(BOTH, 10, 0.0))
     await fetched.wait()
     looking.cancel()
@@ -76,7 +76,7 @@ async def test_a_queue_that_fails_is_told_of_and_costs_the_others_nothing(broker
             return await super().fetch(subscription, limit, wait)
 
     broken = Broken(MemorySystem(), identity="me")
-    turns = Turns(broken)
+    turns = Turns(broken.fetch)
     waiting = asyncio.ensure_future(turns.fetch(BOTH, 10, 10.0))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def test_a_queue_that_fails_is_told_of_and_costs_the_others_nothing(broker
 
 
 async def test_a_queue_that_nobody_asks_for_any_more_is_not_waited_for(broker: MemoryBroker):
-    turns = Turns(broker)
+    turns = Turns(broker.fetch)
     waiting = asyncio.ensure_future(turns.fetch(BOTH, 10, 10.0))
     await asyncio.sleep(0)
     await asyncio.sleep(0)

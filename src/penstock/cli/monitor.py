@@ -111,7 +111,11 @@ def described(process: Process, now: float) -> list[str]:
         f"  Threads: {process.concurrency} ({process.busy} busy)",
         *f"   Queues: {wrapped(capsules)}".split("\n"),
     ]
-    return lines if process.version == __version__ else [*lines, f"  Version: {process.version or 'Unknown'}"]
+    return (
+        lines
+        if process.version == f"penstock {__version__}"
+        else [*lines, f"  Version: {process.version or 'Unknown'}"]
+    )
 
 
 def wrapped(values: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ COMMANDS = {
     "retry-daemon": "retry_daemon:retry_daemon",
     "stats": "stats:stats",
     "dlq": "dlq:dlq",
+    "archive": "archive:archive",
     "pause": "pause:pause",
     "resume": "pause:resume",
     "doctor": "doctor:doctor",

@@ -92,6 +92,8 @@ def _fill(config: Config, path: Path | None, environment: str | None) -> None:
     config.environment = settings.environment(environment)
     threads = os.environ.get("RAILS_MAX_THREADS")
     if threads is not None:
+        if not threads.isdecimal():
+            raise ConfigurationError(f"RAILS_MAX_THREADS should be a whole number, the jobs at once, got {threads!r}")
         config.concurrency = int(threads)
     path = path or settings.find([Path()])
     if path is not None:

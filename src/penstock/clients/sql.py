@@ -105,8 +105,8 @@ class SqlOptions:
         return query
 
 
-class Runner(Protocol):
-    """Executes transactions one after the other. May be used from one event loop at a time."""
+class Transactions(Protocol):
+    """Executes transactions. May be used from one event loop at a time."""
 
     async def run(self, work: Work[T], *, write: bool = True) -> T:
         """Run ``work`` in a transaction of its own and commit; connect first where needed.
@@ -116,12 +116,16 @@ class Runner(Protocol):
         """
         ...
 
-    async def changes(self) -> int:
-        """A number that is another one once somebody else has committed; costs next to nothing."""
-        ...
-
     async def close(self) -> None:
         """Disconnect. Idempotent; the next ``run`` connects again."""
+        ...
+
+
+class Runner(Transactions, Protocol):
+    """Executes them one after the other, and knows of those of others."""
+
+    async def changes(self) -> int:
+        """A number that is another one once somebody else has committed; costs next to nothing."""
         ...
 
 

@@ -6,48 +6,48 @@ the push say where and when; ``worker`` is what runs them. A connection is opene
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from ..app import open_broker
-from ..broker import Broker
+from ..audit import Audit, Audited
+from ..broker import Broker, Outgoing
 from ..clock import SYSTEM_CLOCK
-from ..codecs.json import JsonCodec
 from ..consumer import Consumer
-from ..errors import ConfigurationError, DecodeError, PublishError, UnknownType
-from ..inspector import Inspector
+from ..errors import ConfigurationError, PublishError
 from ..job import JOBS, FunctionJob, Job
 from ..job import job as function_job
 from ..job_terms import Terms, lanes
-from ..message import Delivery
+from ..message import Message
 from ..outcome import ACK, DeadLetter, Release
 from ..producer import Producer, Send
+from ..services import Service
 from ..sidekiq.client import Client
+from ..store import Store, SupportsBudgets
 from ..telemetry import TELEMETRY
 from ..worker import Worker
-from .failed import FailedJob, failed_job
-from .handling import begin, job_id
+from . import failed as dead
+from .connections import Connections
+from .failed import FailedJob
 from .holding import Holding
 from .pushing import Push
+from .recurring import Recurring, Schedules
 from .working import WorkerOptions, consumer_of
 
 J = TypeVar("J", bound=Job)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PAGE = 500
-
 
 class App:
     """A manager of queues.
 
     ``connections``: brokers or their URLs by name, or a single one, which is called ``default``; without any, this
-    process's memory. ``default``: the connection of jobs that name none. ``worker_options``: what ``worker`` and
-    ``penstock worker`` run; ``auto_start_worker``: run it in this process as well, while the app is open.
-    As a context manager it starts that worker and closes what was opened.
+    process's memory. ``default``: the connection of jobs that name none. ``store``: where rate limits are counted and
+    schedules kept, or its URL; by default beside the connection. ``persistence``: an ``Archive``, for a row of what
+    happens to each job. ``worker_options``: what ``worker`` and ``penstock worker`` run; ``auto_start_worker``: in this
+    process as well. As a context manager it starts that worker and closes what was opened.
     """
 
     def __init__(
@@ -55,42 +55,30 @@ class App:
         connections: str | Broker[Any] | Mapping[str, str | Broker[Any]] | None = None,
         *,
         default: str | None = None,
+        store: str | Store | None = None,
+        persistence: Audit | None = None,
         worker_options: WorkerOptions | None = None,
         auto_start_worker: bool = False,
     ) -> None:
-        named = connections if isinstance(connections, Mapping) else {"default": connections or "memory://"}
-        if not named:
-            raise ConfigurationError("an App needs at least one connection, such as App('sqlite:///jobs.db')")
-        self._urls = {name: given for name, given in named.items() if isinstance(given, str)}
-        self._brokers: dict[str, Broker[Any]] = {
-            name: open_broker(given) if isinstance(given, str) else given for name, given in named.items()
-        }
-        self.default = default if default is not None else "default" if "default" in named else next(iter(named))
-        self._known(self.default)
+        self._connections = Connections(connections, default, store, persistence)
         self.worker_options = worker_options or WorkerOptions()
-        self._auto_start = auto_start_worker
-        self._producers: dict[tuple[str, str], Producer[Any]] = {}
-        self._clients: dict[str, Client] = {}
+        self._auto_start, self._clock = auto_start_worker, SYSTEM_CLOCK
         self._holdings: dict[str, Holding] = {}
+        self._schedules: Schedules | None = None
         self._worker: Worker | None = None
-
-    # ------------------------------------------------------------------------------------------------------ connections
 
     @property
     def connections(self) -> tuple[str, ...]:
         """The names of the connections."""
-        return tuple(self._brokers)
+        return self._connections.names
 
     def broker(self, connection: str | None = None) -> Broker[Any]:
         """The broker of a connection, by default of the default one. Raises ``ConfigurationError``."""
-        return self._brokers[self._known(connection)]
+        return self._connections.broker(connection)
 
     def client(self, connection: str | None = None) -> Client:
         """What pushes jobs with ``perform`` to a connection; ``app.client().install()`` makes it the process's own."""
-        name = self._known(connection)
-        if name not in self._clients:
-            self._clients[name] = Client(self._brokers[name])
-        return self._clients[name]
+        return self._connections.client(connection)
 
     def job(self, *, connection: str | None = None, **options: Any) -> Callable[[Callable[P, R]], FunctionJob[P, R]]:
         """Make a job of a function, pushed to a connection of this app: ``@app.job(queue="images")``."""
@@ -111,8 +99,7 @@ class App:
 
         Returns the job, its ``jid`` set, once the broker has it. Raises as ``Producer.send`` does.
         """
-        self._check(job)
-        return Push(job, self._push)
+        return Push(_checked(job), self._push)
 
     async def push_many(self, jobs: Iterable[J]) -> list[J]:
         """Push many jobs in as few round trips as possible, each as it says itself.
@@ -120,18 +107,16 @@ class App:
         Raises ``PublishError`` with the fate of each when only some were refused; nothing is sent if one of them cannot
         be written.
         """
-        given = [*jobs]
-        for job in given:
-            self._check(job)
+        given = [_checked(job) for job in jobs]
         parts: dict[tuple[str, str], list[int]] = {}
         for number, job in enumerate(given):
-            terms = job.terms
-            parts.setdefault((self._known(terms.connection), terms.lane), []).append(number)
             job.fields().encode(job)
+            place = (self._connections.known(job.terms.connection), job.terms.lane)
+            parts.setdefault(place, []).append(number)
         fates: list[str | Exception] = [""] * len(given)
-        for (connection, queue), numbers in parts.items():
+        for place, numbers in parts.items():
             sends = [_send(given[number], given[number].terms) for number in numbers]
-            for number, fate in zip(numbers, await _fates(self._producer(connection, queue), sends), strict=True):
+            for number, fate in zip(numbers, await _fates(self._connections.producer(*place), sends), strict=True):
                 fates[number] = fate
         if any(isinstance(fate, Exception) for fate in fates):
             raise PublishError(fates)
@@ -139,7 +124,7 @@ class App:
 
     async def _push(self, job: J, terms: Terms) -> J:
         send = _send(job, terms)
-        producer = self._producer(self._known(terms.connection), terms.lane)
+        producer = self._connections.producer(self._connections.known(terms.connection), terms.lane)
         await producer.send(send.payload, type=send.type, key=send.key, delay=send.delay, headers=send.headers)
         return job
 
@@ -151,13 +136,11 @@ class App:
         Until then it is this process's, for as long as the process lives. What cannot be read, or is of no class that
         is known here, becomes a dead letter, and the next one is taken.
         """
-        holding = self._holding(self._known(connection))
-        while (delivery := await holding.take(lanes(queue), self.worker_options.group)) is not None:
-            job = await _job_of(delivery, holding)
-            if job is not None:
-                holding.hold(job, delivery)
-                return job
-        return None
+        name = self._connections.known(connection)
+        if name not in self._holdings:
+            broker, archive = self._connections.broker(name), self._connections.archive
+            self._holdings[name] = Holding(broker, archive, self._clock, TELEMETRY)
+        return await self._holdings[name].pop(lanes(queue), self.worker_options.group)
 
     async def complete(self, job: Job) -> None:
         """A popped job is done. Raises ``LostLease`` if another owner has it by now."""
@@ -171,42 +154,84 @@ class App:
         """Give a popped job back, as if it had never been popped. Raises as ``complete`` does."""
         await self._held(job).settle(job, Release(delay))
 
+    def _held(self, job: Job) -> Holding:
+        for holding in self._holdings.values():
+            if job in holding:
+                return holding
+        raise ConfigurationError(f"{job!r:.100} was not popped from this app, or is settled already")
+
+    # -------------------------------------------------------------------------------------------------------- recurring
+
+    @property
+    def schedules(self) -> Schedules:
+        """The recurring jobs of all apps with the same store. Raises ``ConfigurationError`` if it can keep none."""
+        if self._schedules is None:
+            store = self._connections.store("recurring jobs")
+            self._schedules = Schedules(store, store, self._recur, self._clock)
+        return self._schedules
+
+    async def schedule(
+        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool = True
+    ) -> Recurring:
+        """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
+
+        Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
+        place of the old. Raises ``ConfigurationError`` for what is no cron expression or time zone.
+        """
+        terms = _checked(job).terms
+        return await self.schedules.save(
+            Recurring(
+                id=ident,
+                cron=cron,
+                timezone=timezone,
+                connection=self._connections.known(terms.connection),
+                queue=terms.lane,
+                name=job.wire_name,
+                body=job.fields().encode(job).decode(),
+                headers=terms.headers(),
+                group=terms.group,
+                enabled=enabled,
+            )
+        )
+
+    async def _recur(self, schedule: Recurring, jid: str) -> None:
+        broker, archive = self.broker(schedule.connection), self._connections.archive
+        await broker.open()
+        message = Message(
+            type=schedule.name,
+            body=schedule.body.encode(),
+            key=schedule.group,
+            enqueued_at=self._clock.time(),
+            headers={**schedule.headers, "jid": jid, "schedule": schedule.id},
+        )
+        publish = broker.publish if archive is None else Audited(broker, archive).publish
+        await publish([Outgoing(destination=schedule.queue, message=message)])
+
     # ------------------------------------------------------------------------------------------------------- inspection
 
     async def size(self, queue: str = "default", connection: str | None = None) -> int:
         """Jobs waiting in a queue, of every priority; neither those that run nor those that are delayed."""
-        stats = await (await self._inspector(connection)).stats(*lanes(queue))
-        return sum(max(each.size - max((group.leased for group in each.groups), default=0), 0) for each in stats)
+        return await dead.waiting(await self._connections.inspector(connection), queue)
 
     async def clear(self, queue: str = "default", connection: str | None = None) -> int:
         """Delete everything that waits in a queue, now or later; how many. What runs, and what is dead, stays."""
-        inspector = await self._inspector(connection)
+        inspector = await self._connections.inspector(connection)
         return sum([await inspector.purge(name) for name in lanes(queue)])
 
     async def get_failed(
         self, queue: str = "default", start: int = 0, end: int = -1, connection: str | None = None
     ) -> list[FailedJob]:
         """The dead letters of a queue, the newest first; ``start`` and ``end`` as of a Redis list, both included."""
-        inspector = await self._inspector(connection)
-        letters = (await _failed_in(inspector, queue))[::-1]
-        return letters[start:] if end == -1 else letters[start : end + 1 if end >= 0 else end + 1 or None]
+        letters = (await dead.failed(await self._connections.inspector(connection), queue))[::-1]
+        return letters[start : None if end == -1 else end + 1]
 
     async def retry_failed(self, queue: str = "default", count: int = 1, connection: str | None = None) -> int:
         """Put the ``count`` oldest dead letters back, as fresh jobs; how many there were."""
-        return await self._of_the_dead(queue, count, connection, Inspector.requeue)
+        return await dead.put_back(await self._connections.inspector(connection), queue, count)
 
     async def clear_failed(self, queue: str = "default", connection: str | None = None) -> int:
         """Delete the dead letters of a queue for good; how many there were."""
-        return await self._of_the_dead(queue, None, connection, Inspector.purge_dead)
-
-    async def _of_the_dead(self, queue: str, count: int | None, connection: str | None, act: Any) -> int:
-        inspector = await self._inspector(connection)
-        letters = await _failed_in(inspector, queue)
-        done = 0
-        for name in lanes(queue):
-            ids = [letter.letter for letter in letters[:count] if letter.queue == name]
-            done += await act(inspector, name, ids) if ids else 0
-        return done
+        return await dead.clear(await self._connections.inspector(connection), queue)
 
     # ------------------------------------------------------------------------------------------------------------- work
 
@@ -217,7 +242,7 @@ class App:
     def consumer(self, options: WorkerOptions | None = None) -> Consumer[Any]:
         """One consumer of the queues that the options name."""
         options = options or self.worker_options
-        return consumer_of(self.broker(options.connection), options)
+        return self._consumer(self.broker(options.connection), options)
 
     def worker(self, options: WorkerOptions | None = None, **of_the_worker: Any) -> Worker:
         """A worker of its own; the keywords are those of ``Worker``."""
@@ -228,11 +253,7 @@ class App:
         if self._worker is not None:
             raise ConfigurationError("this app's worker is already running; stop_worker() comes first")
         options = options or self.worker_options
-        name = self._known(options.connection)
-        broker = self._brokers[name]
-        if name in self._urls and broker.capabilities.shared:  # connections of its own, which it closes
-            broker = open_broker(self._urls[name])
-        worker = Worker(consumer_of(broker, options))
+        worker = Worker(self._consumer(self._connections.another(options.connection), options))
         await worker.start()
         self._worker = worker
         return worker
@@ -242,7 +263,18 @@ class App:
         worker, self._worker = self._worker, None
         return True if worker is None else await worker.stop(timeout)
 
-    # ------------------------------------------------------------------------------------------------------------- life
+    def _consumer(self, broker: Broker[Any], options: WorkerOptions) -> Consumer[Any]:
+        budgets: SupportsBudgets | None = None
+        if options.rate_limits or options.key_rate_limits:
+            budgets = self._connections.store("rate limits", options.connection)
+        return consumer_of(broker, options, budgets, self._connections.archive, self._services())
+
+    def _services(self) -> list[Service]:
+        """What runs beside a worker's consumer: the schedules, where they can be kept."""
+        try:
+            return [self.schedules]
+        except ConfigurationError:
+            return []
 
     async def __aenter__(self) -> Self:
         if self._auto_start:
@@ -257,52 +289,15 @@ class App:
         await self.stop_worker()
         for holding in self._holdings.values():
             await holding.close()
-        await asyncio.gather(*(broker.close() for broker in self._brokers.values()))
-
-    # ---------------------------------------------------------------------------------------------------------- private
-
-    def _known(self, connection: str | None) -> str:
-        name = self.default if connection is None else connection
-        if name not in self._brokers:
-            raise ConfigurationError(f"there is no connection {name!r}; there are {', '.join(self._brokers)}")
-        return name
-
-    def _check(self, job: Any) -> None:
-        if not isinstance(job, Job):
-            raise ConfigurationError(f"push takes an instance of a subclass of penstock.Job, got {job!r:.100}")
-        job.fields()
-
-    def _producer(self, connection: str, queue: str) -> Producer[Any]:
-        name = (connection, queue)
-        if name not in self._producers:
-            self._producers[name] = Producer(self._brokers[connection], queue, object, codec=_CODEC)
-        return self._producers[name]
-
-    def _holding(self, connection: str) -> Holding:
-        if connection not in self._holdings:
-            self._holdings[connection] = Holding(self._brokers[connection], SYSTEM_CLOCK, TELEMETRY)
-        return self._holdings[connection]
-
-    def _held(self, job: Job) -> Holding:
-        for holding in self._holdings.values():
-            if job in holding:
-                return holding
-        raise ConfigurationError(f"{job!r:.100} was not popped from this app, or is settled already")
-
-    async def _inspector(self, connection: str | None) -> Inspector:
-        broker = self.broker(connection)
-        await broker.open()
-        return Inspector(broker)
+        await self._connections.close()
 
 
-class _JobCodec(JsonCodec):
-    """Any job, by the codec of its class."""
-
-    def encode(self, payload: Any) -> bytes:
-        return cast("Job", payload).fields().encode(payload)
-
-
-_CODEC = _JobCodec()
+def _checked(job: J) -> J:
+    """A job that can be pushed. Raises ``ConfigurationError``."""
+    if not isinstance(cast("Any", job), Job):
+        raise ConfigurationError(f"push takes an instance of a subclass of penstock.Job, got {job!r:.100}")
+    job.fields()
+    return job
 
 
 def _send(job: Job, terms: Terms) -> Send[Any]:
@@ -319,34 +314,3 @@ async def _fates(producer: Producer[Any], sends: Sequence[Send[Any]]) -> Sequenc
         return error.results
     except Exception as error:  # noqa: BLE001 the other queues' jobs are sent all the same
         return [error] * len(sends)
-
-
-async def _job_of(delivery: Delivery[Any], holding: Holding) -> Job | None:
-    """The job in a message; what is none becomes a dead letter."""
-    try:
-        return _understood(delivery)
-    except Exception as error:  # noqa: BLE001 whatever is wrong with it, it is not lost
-        reason = "unknownType" if isinstance(error, UnknownType) else "undecodable"
-        await holding.refuse(delivery, DeadLetter(reason, error))
-        return None
-
-
-async def _failed_in(inspector: Inspector, queue: str) -> list[FailedJob]:
-    """The dead letters of a queue, of every priority, the oldest first."""
-    found = [failed_job(letter, name) for name in lanes(queue) async for letter in inspector.each_dead(name)]
-    return sorted(found, key=_failed_at)
-
-
-def _failed_at(job: FailedJob) -> float:
-    return job.failed_at or 0.0
-
-
-def _understood(delivery: Delivery[Any]) -> Job:
-    cls = JOBS.resolve(delivery.message.type)
-    if delivery.defect is not None:
-        raise DecodeError(delivery.defect)
-    if cls is None:
-        raise UnknownType(f"no job class is registered as {delivery.message.type!r}")
-    job: Job = cls.fields().decode(delivery.message.body)
-    begin(job, job_id(delivery.message), delivery.attempt + 1)
-    return job

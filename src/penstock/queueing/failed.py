@@ -1,12 +1,15 @@
-"""A job that has failed for good, as ``App.get_failed`` shows it."""
+"""What waits in a queue, and the jobs that have failed for good, over all of its priorities."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ..broker import DeadMessage
+from ..inspector import Inspector
+from ..job_terms import lanes
 from .handling import job_id
 
 
@@ -29,8 +32,39 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: float | None
 
 
-def failed_job(letter: DeadMessage, queue: str) -> FailedJob:
-    """What a dead letter says."""
+async def waiting(inspector: Inspector, queue: str) -> int:
+    """Jobs that could run now."""
+    stats = await inspector.stats(*lanes(queue))
+    return sum(max(each.size - max((group.leased for group in each.groups), default=0), 0) for each in stats)
+
+
+async def failed(inspector: Inspector, queue: str) -> list[FailedJob]:
+    """The dead letters of a queue, the oldest first."""
+    found = [_failed(letter, name) for name in lanes(queue) async for letter in inspector.each_dead(name)]
+    return sorted(found, key=_failed_at)
+
+
+async def put_back(inspector: Inspector, queue: str, count: int) -> int:
+    """Make fresh jobs of the ``count`` oldest; how many were still there."""
+    letters = (await failed(inspector, queue))[:count]
+    return sum([await inspector.requeue(name, _ids(letters, name)) for name in lanes(queue)])
+
+
+async def clear(inspector: Inspector, queue: str) -> int:
+    """Delete all of them; how many there were."""
+    letters = await failed(inspector, queue)
+    return sum([await inspector.purge_dead(name, _ids(letters, name)) for name in lanes(queue)])
+
+
+def _ids(letters: Sequence[FailedJob], name: str) -> list[str]:
+    return [letter.letter for letter in letters if letter.queue == name]
+
+
+def _failed_at(job: FailedJob) -> float:
+    return job.failed_at or 0.0
+
+
+def _failed(letter: DeadMessage, queue: str) -> FailedJob:
     message = letter.message
     try:
         data = msgspec.json.decode(message.body)

@@ -6,15 +6,17 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from ..audit import Audit
 from ..broker import Broker, Settlement, Subscription, SupportsReclaim, SupportsSchedule
 from ..clock import Clock
-from ..errors import ConfigurationError, LostLease
-from ..job import Job
+from ..errors import ConfigurationError, DecodeError, LostLease, UnknownType
+from ..job import JOBS, Job
 from ..message import Delivery
 from ..outage import Outages
-from ..outcome import Outcome
+from ..outcome import DeadLetter, Outcome
 from ..services.leases import KeeperThread, LeaseKeeper
 from ..telemetry import Telemetry
+from .handling import begin, job_id
 
 LEASE = 30.0
 PAGE = 100
@@ -23,12 +25,25 @@ PAGE = 100
 class Holding:
     """What was popped from one broker and is not settled yet."""
 
-    def __init__(self, broker: Broker[Any], clock: Clock, telemetry: Telemetry) -> None:
-        self.broker, self._clock, self._telemetry = broker, clock, telemetry
+    def __init__(self, broker: Broker[Any], archive: Audit | None, clock: Clock, telemetry: Telemetry) -> None:
+        self.broker, self._archive, self._clock, self._telemetry = broker, archive, clock, telemetry
         self._held: dict[int, tuple[Job, Delivery[Any]]] = {}
         self._keeper: KeeperThread | None = None
 
-    async def take(self, queues: Sequence[str], group: str) -> Delivery[Any] | None:
+    async def pop(self, queues: Sequence[str], group: str) -> Job | None:
+        """The next job of these queues; what is none becomes a dead letter on the way."""
+        while (delivery := await self._take(queues, group)) is not None:
+            try:
+                job = _understood(delivery)
+            except Exception as error:  # noqa: BLE001 whatever is wrong with it, it is not lost
+                reason = "unknownType" if isinstance(error, UnknownType) else "undecodable"
+                await self._settle(delivery, DeadLetter(reason, error))
+                continue
+            self._hold(job, delivery)
+            return job
+        return None
+
+    async def _take(self, queues: Sequence[str], group: str) -> Delivery[Any] | None:
         """The next message of these queues, the first one's first."""
         await self.broker.open()
         for queue in queues:
@@ -42,8 +57,7 @@ class Holding:
                 return found[0]
         return None
 
-    def hold(self, job: Job, delivery: Delivery[Any]) -> None:
-        """Keep the lease of a job that was popped."""
+    def _hold(self, job: Job, delivery: Delivery[Any]) -> None:
         self._held[id(job)] = (job, delivery)
         if self._keeper is None:
             keeper = LeaseKeeper(self.broker, "popped jobs", LEASE, self._deliveries, _nothing)
@@ -58,14 +72,20 @@ class Holding:
         held = self._held.get(id(job))
         if held is None:
             raise ConfigurationError(f"{job!r:.100} was not popped here, or is settled already; pop() it first")
-        lost = await self.broker.settle([Settlement(delivery=held[1], outcome=outcome)])
+        lost = await self._settle(held[1], outcome)
         self._held.pop(id(job), None)
         if lost:
             raise LostLease(f"the lease of {job.wire_name} {job.jid} has passed to another worker; nothing was done")
 
-    async def refuse(self, delivery: Delivery[Any], outcome: Outcome) -> None:
-        """Settle what became no job."""
-        await self.broker.settle([Settlement(delivery=delivery, outcome=outcome)])
+    async def _settle(self, delivery: Delivery[Any], outcome: Outcome) -> bool:
+        """Whether the lease was lost. Raises ``NotArchived`` if it was settled and its row is not there yet."""
+        settlement = Settlement(delivery=delivery, outcome=outcome)
+        if await self.broker.settle([settlement]):
+            return True
+        written = None if self._archive is None else self._archive.settled([settlement], confirmed=True)
+        if written is not None:
+            await written
+        return False
 
     async def close(self) -> None:
         """Renew nothing any more. The broker's own ``close`` gives back what is held."""
@@ -80,3 +100,14 @@ class Holding:
 
 def _nothing(_: Delivery[Any]) -> None:
     """Who lost a lease hears of it when he settles."""
+
+
+def _understood(delivery: Delivery[Any]) -> Job:
+    cls = JOBS.resolve(delivery.message.type)
+    if delivery.defect is not None:
+        raise DecodeError(delivery.defect)
+    if cls is None:
+        raise UnknownType(f"no job class is registered as {delivery.message.type!r}")
+    job: Job = cls.fields().decode(delivery.message.body)
+    begin(job, job_id(delivery.message), delivery.attempt + 1)
+    return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from random import Random
@@ -32,6 +33,8 @@ class Bulk:
         jid, size = common.pop("jid", None), common.pop("batch_size", None)
         if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
             raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {args!r:.100}")
+        if isinstance(args, list):
+            _check_lists(cast("Any", args))  # all of them before the first is sent
         lazy = jid is None and not isinstance(at, list)  # nobody needs to know how many there are
         self._args: Iterable[Any] = cast("Any", args) if lazy else [*cast("Any", args)]
         if jid is not None and len(cast("list[Any]", self._args)) > 1:
@@ -48,9 +51,7 @@ class Bulk:
             yield self._payloads(batch)
 
     def _payloads(self, batch: list[Any]) -> list[Payload]:
-        for args in batch:
-            if type(args) is not list:
-                raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {args!r:.100} in it")
+        _check_lists(batch)
         jids = new_jids(len(batch)) if self._jid is None else [self._jid]
         common = self._common
         payloads: list[Payload] = [{**common, "args": args, "jid": jid} for args, jid in zip(batch, jids, strict=True)]
@@ -88,6 +89,12 @@ def _times(at: Any, spread: Any, args: Any, now: float, random: Random) -> Calla
     return lambda: next(following)
 
 
+def _check_lists(batch: Iterable[Any]) -> None:
+    for args in batch:
+        if type(args) is not list:
+            raise ArgumentError(f"Bulk arguments must be a list of lists: [[1], [2]], got {args!r:.100} in it")
+
+
 def _has_both(items: Any) -> bool:
     return isinstance(items, Mapping) and "class" in items and "args" in items
 
@@ -106,4 +113,4 @@ def _size(size: Any, *, scheduled: bool) -> int:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,12 +16,13 @@ from random import Random, SystemRandom
 from typing import Any, Final, ParamSpec, Self, cast
 
 from .. import job_route
+from ..audit import Audit, Audited
 from ..batching import Batcher
 from ..broker import Broker, Outgoing
 from ..brokers.sidekiq.ruby_json import dumps, loads
 from ..checks import one_of
 from ..clock import SYSTEM_CLOCK, Clock
-from ..errors import BrokerError, ConfigurationError, PublishError, UnsupportedFeature
+from ..errors import ConfigurationError, PublishError, UnsupportedFeature
 from ..job import Performs
 from ..job_moment import Moment
 from ..job_setter import Setter
@@ -30,7 +31,7 @@ from .chain import Chain
 from .inline import job_class, run_inline
 from .interception import interceptor
 from .outgoing import outgoing_of
-from .payload import Payload, job_of, normalised
+from .payload import Payload, job_of, normalised, sound
 from .strict_args import StrictArgs, encoded
 from .sync_client import SyncClient
 
@@ -43,7 +44,8 @@ class Client:
     """Pushes jobs to ``broker``. One for a program, as a rule: ``Client(broker).install()``.
 
     ``middleware`` and ``server_middleware``: the chains around each push and, for jobs run inline, each execution.
-    ``strict_args``: what happens to arguments that are not of JSON's own types.
+    ``strict_args``: what happens to arguments that are not of JSON's own types. ``archive``: where a row of each job is
+    kept.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Client:
         middleware: Chain | None = None,
         server_middleware: Chain | None = None,
         strict_args: StrictArgs = "raise",
+        archive: Audit | None = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
     ) -> None:
@@ -66,7 +69,9 @@ class Client:
         self._clock, self._random = clock, random or SystemRandom()
         options: Any = getattr(broker, "options", None)
         self._floats = getattr(options, "timestamps", "ms") == "float"
-        self._batcher: Batcher[Outgoing] = Batcher(broker.publish, limit=broker.capabilities.max_batch)
+        self._archive = archive
+        self._publish = broker.publish if archive is None else Audited(broker, archive).publish
+        self._batcher: Batcher[Outgoing] = Batcher(self._publish, limit=broker.capabilities.max_batch)
         self._sync: SyncClient | None = None
 
     # ------------------------------------------------------------------------------------------------- being the client
@@ -121,18 +126,20 @@ class Client:
         Beside the options of a job: ``at`` (one moment, or one for each), ``batch_size`` (jobs sent at once, by default
         1000, or 100 if they are scheduled), ``spread_interval`` (seconds over which to spread them at random).
         ``args`` may be an iterator: it is consumed batch by batch. Raises ``PublishError`` with the fate of each job
-        that was come to when a later batch failed.
+        that was come to when a later batch failed: at the broker, in a middleware, by arguments that are no JSON.
         """
         bulk = Bulk(items, self.now(), self._stamp(), self._random)
         jids: list[str | None] = []
         for batch in bulk.batches():
-            payloads = batch if not self.middleware else [await self._through(bulk.job, one) for one in batch]
-            passed = [payload for payload in payloads if payload is not None]
-            sent = [self._outgoing(one, encoded(one["args"], one, self.strict_args)) for one in passed]
+            payloads: list[Payload | None] = [*batch]
             try:
+                if self.middleware:
+                    payloads[:] = [await self._through(bulk.job, one) for one in batch]
+                passed = [payload for payload in payloads if payload is not None]
+                sent = [self._outgoing(one, encoded(one["args"], one, self.strict_args)) for one in passed]
                 if passed:
                     await self._send(bulk.job, passed, sent)
-            except BrokerError as error:
+            except Exception as error:
                 if not jids:
                     raise
                 raise PublishError(_fates(jids, payloads, error)) from error
@@ -209,7 +216,7 @@ class Client:
 
         result = await self.middleware.invoke(itself, job, payload, payload["queue"], self.broker)
         if isinstance(result, dict):
-            return cast("Payload", result)
+            return sound(cast("Payload", result))
         return payload if result else None
 
     def _outgoing(self, payload: Payload, body: bytes) -> Outgoing:
@@ -221,7 +228,7 @@ class Client:
             await instead(job, payloads)
             return
         await self.broker.open()
-        await self.broker.publish(outgoings)
+        await self._publish(outgoings)
 
     def _stamp(self) -> float:
         now = self._clock.time()
@@ -236,6 +243,7 @@ class Client:
             middleware=middleware,
             server_middleware=server_middleware,
             strict_args=self.strict_args,
+            archive=self._archive,
             clock=self._clock,
             random=self._random,
         )
@@ -246,7 +254,7 @@ def _setter(job: type[Performs[P]]) -> Setter[P]:
     return made
 
 
-def _fates(before: Sequence[str | None], batch: Sequence[Payload | None], error: BrokerError) -> list[str | Exception]:
+def _fates(before: Sequence[str | None], batch: Sequence[Payload | None], error: Exception) -> list[str | Exception]:
     """What became of each job come to so far; one that a middleware did not let pass has the empty text."""
     told = iter(error.results) if isinstance(error, PublishError) else None
     fates: list[str | Exception] = [jid or "" for jid in before]

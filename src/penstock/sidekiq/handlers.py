@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -71,5 +72,13 @@ def _text(error: BaseException) -> str:
 
 
 async def _called(call: Callable[..., Any], *arguments: Any) -> Any:
-    answer = call_hook(call, *arguments)
-    return await answer if isawaitable(answer) else answer
+    """What it answers. One that exits, or lets a cancellation of its own escape, has failed like any other."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        answer = call_hook(call, *arguments)
+        return await answer if isawaitable(answer) else answer
+    except (SystemExit, asyncio.CancelledError) as error:
+        if task is not None and task.cancelling() > before:
+            raise  # somebody ends the task
+        raise RuntimeError(f"{call!r:.200} raised {error!r}") from error

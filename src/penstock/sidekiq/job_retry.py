@@ -91,7 +91,7 @@ def verdict(answer: Any, count: int, dice: Random) -> Verdict:
         return Verdict("discard")
     if answer == KILL:
         return Verdict("exhausted")
-    wish = _whole(answer)
+    wish, count = _whole(answer), max(count, 0)
     delay = wish if wish is not None and wish > 0 else default_delay(count)
     return Verdict("again", float(delay + dice.randrange(10 * (count + 1))))
 

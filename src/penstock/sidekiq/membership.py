@@ -12,8 +12,11 @@ from ..clock import Clock
 from ..version import __version__
 from ..worker import Worker
 from .config import Config
+from .data.data import Data
+from .data.process_set import ProcessSet
 from .leader import Leader
 from .metrics import Tracker
+from .server import examine
 
 logger = logging.getLogger("penstock.sidekiq")
 
@@ -69,6 +72,10 @@ class Membership:
         self._seen = seen
         return found
 
+    async def arrive(self) -> None:
+        """Look where we are."""
+        await examine(self._broker.client)
+
     async def tell(self) -> None:
         """Beat now: whoever looks sees at once what has changed."""
         try:
@@ -92,6 +99,8 @@ class Membership:
             self._slow = 0
             text = "Redis answers slowly: the last %d PINGs took more than %d ms each; is this process or Redis short of CPU?"
             logger.warning(text, SLOW_IN_A_ROW, SLOW_RTT // 1000)
+        if first:
+            await ProcessSet(Data.of(self._broker)).cleanup()
         await self._leader.campaign()
         await self._tracker.flush(self._broker.client)
         await self._told(first)

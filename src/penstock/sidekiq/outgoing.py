@@ -10,7 +10,7 @@ from ..broker import Broker, Outgoing
 from ..brokers.sidekiq import SidekiqBroker
 from ..brokers.sidekiq.ruby_json import dumps, encode_plain
 from ..brokers.sidekiq.wire import Written
-from ..errors import PayloadTooLarge, UnsupportedFeature
+from ..errors import ArgumentError, PayloadTooLarge, UnsupportedFeature
 from ..message import Message
 from .payload import Payload
 
@@ -18,7 +18,7 @@ _PLAIN: Final = frozenset({str, int, bool, list})  # the list is that of the arg
 
 
 def outgoing_of(payload: Payload, body: bytes, now: float, broker: Broker[Any]) -> Outgoing:
-    """``body`` is the text of ``args``. Raises ``PayloadTooLarge``, ``UnsupportedFeature``."""
+    """``body`` is the text of ``args``. Raises ``ArgumentError``, ``PayloadTooLarge``, ``UnsupportedFeature``."""
     headers = payload.copy()
     queue, name = headers.pop("queue"), headers.pop("class")
     del headers["args"]
@@ -36,7 +36,10 @@ def outgoing_of(payload: Payload, body: bytes, now: float, broker: Broker[Any]) 
             " push it later, or to another broker"
         )
     if isinstance(broker, SidekiqBroker):
-        headers = Written(headers, _text(payload, body))
+        try:
+            headers = Written(headers, _text(payload, body))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ArgumentError(f"a field of the job {name} cannot be written as JSON: {error}") from error
     message = Message(type=name, body=body, enqueued_at=now, headers=headers)
     return Outgoing(destination=queue, message=message, delay=delay)
 

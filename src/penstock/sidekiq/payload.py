@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias, cast
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConfigurationError
 from ..job import FunctionJob, Job
 from ..job_options import RELATIVE_MAX, HasOptions
 from ..job_registry import check_name
@@ -66,7 +67,7 @@ def validated(item: Any) -> dict[str, Any]:
         raise ArgumentError(f"the args of a job must be a list, got {copy['args']!r:.100}")
     if not isinstance(target, type | str):
         raise ArgumentError(f"the class of a job must be either a class or a text, got {target!r:.100}")
-    if "at" in copy and not _is_number(copy["at"]):
+    if "at" in copy and not (_is_number(copy["at"]) and math.isfinite(copy["at"])):
         raise ArgumentError(f"'at' of a job must be a numeric timestamp, in seconds, got {copy['at']!r}")
     if copy.get("tags") and not isinstance(copy["tags"], list):
         raise ArgumentError(f"the tags of a job must be a list, got {copy['tags']!r:.100}")
@@ -74,10 +75,21 @@ def validated(item: Any) -> dict[str, Any]:
     if not isinstance(target, str) and not isinstance(target, HasOptions):
         raise ArgumentError(f"a job must include a class of jobs, a subclass of penstock.job.Job, got {target!r}")
     if isinstance(target, str):
-        check_name(target)
+        _check_name(target)
     if wrong := [key for key in copy if type(key) is not str]:
         raise ArgumentError(f"a payload should contain no keys but texts, got {wrong[0]!r}")
     return copy
+
+
+def sound(payload: Payload) -> Payload:
+    """What a middleware has made of a payload, if it is one still. Raises ``ArgumentError``."""
+    name, queue, args = (payload.get(each) for each in ("class", "queue", "args"))
+    if not (_is_name(name) and _is_name(queue) and isinstance(args, list)):
+        raise ArgumentError(
+            "what a middleware returns for a job must have a class and a queue, which are texts, and args, a list;"
+            f" got {payload!r:.200}"
+        )
+    return payload
 
 
 def job_of(target: Any) -> Any:
@@ -88,6 +100,13 @@ def job_of(target: Any) -> Any:
 def _check_retry_for(value: Any) -> None:
     if value is not None and (not _is_number(value) or not 0 <= value <= RELATIVE_MAX):
         raise ArgumentError(f"retry_for must be a relative amount of time, in seconds, of at most 1e9, got {value!r}")
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_name(name)
+    except ConfigurationError as wrong:
+        raise ArgumentError(f"the class of a job: {wrong}") from wrong
 
 
 def _wire_name(target: str | HasOptions) -> str:

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Final, Protocol, cast
 
+from ..audit import Audit
 from ..broker import Broker
 from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
@@ -43,6 +45,8 @@ from .job_logger import LogsJobs
 from .job_payload import ArgsCodec, jid_of, payload_of
 from .job_retry import Skip, Timestamps, caused_by_shutdown
 from .payload import Payload
+
+logger = logging.getLogger("penstock.sidekiq")
 
 ASKING: Final = frozenset({"profile", "log_level"})  # what a job may ask for itself
 BACK_OF_THE_QUEUE: Final = Retry(0.0, counts=False)
@@ -146,8 +150,9 @@ class Processor:
         group: str = "default",
         concurrency: int = 10,
         options: Options = _OPTIONS,
+        archive: Audit | None = None,
     ) -> Consumer[Any]:
-        """What takes this processor's jobs from ``queues``. ``group`` and ``options`` as of any consumer."""
+        """What takes this processor's jobs from ``queues``. All else as of any consumer."""
         return Consumer(
             broker,
             queues,
@@ -158,6 +163,7 @@ class Processor:
             retry=UNLIMITED,
             concurrency=concurrency,
             options=replace(options, refused=options.refused or self.refused),
+            archive=archive,
         )
 
     def close(self) -> None:
@@ -269,5 +275,10 @@ class Processor:
                 raise asyncio.CancelledError from error
             return HANDED_BACK
         payload, log = payload_of(args, context, self.options.timestamps), self._log
-        with log.prepare(payload) if log else nullcontext():
+        with ExitStack() as stack:
+            if log:
+                try:
+                    stack.enter_context(log.prepare(payload))
+                except Exception:
+                    logger.exception("the job logger failed; the job's failure is decided without it")
             return await self._failures.outcome(error, payload, context.stream, context.attempt)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from ..job_route import Pusher
 from ..signals import heeding
 from ..worker import Worker
 from .client import Client
-from .config import Config, Event, opened
+from .config import Capsule, Config, Event, opened
 from .handlers import Handlers
 from .iteration_store import RedisIterations
 from .job_logger import JobLogger
@@ -71,9 +72,11 @@ class Runner:
         self._before: Pusher | None = None
         self._tracker = Tracker(clock=clock)
         self.processor = Processor(jobs, self._options())
+        self._processors = {name: self._processor(jobs, capsule) for name, capsule in config.capsules.items()}
         self.worker = Worker(*self._consumers(), drain=config.timeout, clock=clock)
         self.started = asyncio.Event()
         self._down = asyncio.Event()
+        self._quieted = False
         self._fired: set[Event] = set()
         self._signals: set[asyncio.Task[None]] = set()
         self._member = self._join(self.broker) if isinstance(self.broker, SidekiqBroker) else None
@@ -89,7 +92,7 @@ class Runner:
             handlers=Handlers(errors=config.error_handlers, deaths=config.death_handlers, config=config),
             job_logger=config.job_logger or JobLogger(attributes=config.logged_job_attributes, lines=lines),
             tracker=self._tracker if isinstance(broker, SidekiqBroker) else None,
-            profiler=Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None,
+            profiler=config.profiler or (Profiler(broker.client) if isinstance(broker, SidekiqBroker) else None),
             iterations=Iterations(
                 store=RedisIterations(broker.client) if isinstance(broker, SidekiqBroker) else MemoryIterations(),
                 max_runtime=config.max_iteration_runtime,
@@ -102,11 +105,18 @@ class Runner:
             clock=self._clock,
         )
 
+    def _processor(self, jobs: Jobs[Any], capsule: Capsule) -> Processor:
+        """What runs a capsule's jobs: within its own middleware, if it has any."""
+        own = capsule.own_middleware
+        return self.processor if own is None else Processor(jobs, replace(self.processor.options, chain=own))
+
     def _consumers(self) -> list[Consumer[Any]]:
-        consumer = self.processor.consumer
+        capsules = self.config.capsules.values()
         return [
-            consumer(self.broker, capsule.queues, concurrency=capsule.concurrency, group=capsule.name)
-            for capsule in self.config.capsules.values()
+            self._processors[each.name].consumer(
+                self.broker, each.queues, concurrency=each.concurrency, group=each.name
+            )
+            for each in capsules
         ]
 
     def _join(self, broker: SidekiqBroker) -> Membership:
@@ -143,10 +153,18 @@ class Runner:
         self.client.install()
         self._down.clear()
         self._fired.clear()
+        self._quieted = False
         for call in self.config.events["startup"]:
             await _awaited(call())
+        if self._quieted:  # asked for meanwhile: nothing is taken, not even in the first moment
+            await self.worker.pause()
         await self.worker.start()
+        if self._member is not None:
+            await self._member.arrive()
         self.started.set()
+        if self._quieted:
+            await self.quiet()
+            await self.worker.resume()
 
     async def run(self) -> None:
         """Start, serve until a signal or ``shut_down``, stop."""
@@ -164,6 +182,7 @@ class Runner:
 
     async def quiet(self) -> None:
         """Take no new jobs; those that run go on, and the process stays."""
+        self._quieted = True
         await self.worker.quiet()
         if self._member is not None and self.started.is_set():
             await self._member.tell()
@@ -174,7 +193,8 @@ class Runner:
         await self.quiet()
         await self._fire("shutdown")
         clean = await self.worker.stop()
-        self.processor.close()
+        for processor in self._processors.values():
+            processor.close()
         if self._member is not None:
             await self._member.leave()
         await self._fire("exit")
@@ -201,8 +221,10 @@ class Runner:
         if name in actions:
             logger.info("told by another process: %s", name)
             actions[name]()
-        else:
+        elif name == "TTIN" and signal.getsignal(signal.SIGTTIN) not in {signal.SIG_DFL, signal.SIG_IGN}:
             signal.raise_signal(signal.SIGTTIN)
+        else:  # unhandled, SIGTTIN would freeze this process
+            logger.warning("told by another process: %s, to which there is no answer here", name)
 
     # ----------------------------------------------------------------------------------------------------------- beats
 

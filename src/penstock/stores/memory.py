@@ -1,11 +1,14 @@
-"""Idempotency keys in this process's memory: for tests and single-process programs."""
+"""Idempotency keys, budgets and tables in this process's memory: for tests and single-process programs."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
+
+from msgspec import UNSET, UnsetType
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..store import Claim
+from ..store import SLICES, Claim, Grant
 
 
 class MemoryStore:
@@ -15,6 +18,8 @@ class MemoryStore:
         self._clock = clock
         self._keys: dict[str, tuple[float, str | None]] = {}  # expires, owner (None: done)
         self._expiry: list[tuple[float, str]] = []
+        self._tables: dict[str, dict[str, bytes]] = {}
+        self._spent: dict[str, dict[int, int]] = {}
 
     async def reserve(self, key: str, owner: str, ttl: float) -> Claim:
         found = self._get(key)
@@ -54,6 +59,31 @@ class MemoryStore:
     async def forget(self, key: str) -> None:
         """Take a key of the cache hook back."""
         self._keys.pop(key, None)
+
+    async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        width, now = window / SLICES, self._clock.time()
+        current, oldest = int(now / width), int((now - window) / width)
+        spent = {each: count for each, count in self._spent.get(name, {}).items() if each >= oldest and count}
+        free = max(limit - sum(spent.values()), 0)
+        count = min(wanted, free)
+        if count:
+            spent[current] = spent.get(current, 0) + count
+        self._spent[name] = spent
+        retry_after = 0.0 if free > count else (min(spent) + 1) * width + window - now
+        return Grant(count, free - count, retry_after)
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        return dict(self._tables.get(table, {}))
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        rows = self._tables.setdefault(table, {})
+        if expected is not UNSET and rows.get(key) != expected:
+            return False
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+        return True
 
     def _owns(self, key: str, owner: str) -> bool:
         found = self._get(key)

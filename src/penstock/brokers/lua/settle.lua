@@ -1,16 +1,19 @@
 -- Apply a batch of outcomes of one group, each whole or not at all.
 -- KEYS  1 stream   2 sorted set of delayed messages   3 dead-letter stream
+--       4 and 5 turns and lanes (turns.lua), of a keyed subscription
 -- ARGV  1 group   2 owner   3 server time in ms from which on it is to be checked that the owner still is the owner
 --       4 '1': keep acked entries   5 '1': the server may know XACKDEL
 --       6 number of plain acks, then their ids, then for each other outcome:
 --         'later', id, delay in ms, member in three parts (the middle one only if there are several groups)
 --         'dead', id, number of fields and values, fields and values
 --         'release', id, how often it was handed over
--- Returns {ids that are no longer the owner's, first error or '', ids it befell, '1' if XACKDEL is not for us}. What is
--- written elsewhere is written before the ack: an error then leaves the entry leased, not lost.
+-- Returns {ids that are no longer the owner's, first error or '', ids it befell, '1' if XACKDEL is not for us, of a keyed
+-- subscription how many others got their turn, and how many ghosts were next}. What is written elsewhere is written
+-- before the ack: an error then leaves the entry leased, not lost.
 local call, stream, group, owner = redis.call, KEYS[1], ARGV[1], ARGV[2]
 local check, keep = now_ms() >= tonumber(ARGV[3]), ARGV[4] == '1'
 local lost, done, failed, problem = {}, {}, {}, ''
+local turns = KEYS[4] and place(4, group)
 local plain = tonumber(ARGV[6])
 
 -- XACKDEL does what is below for acks that need no check; it is one command, whatever the number of groups.
@@ -33,7 +36,10 @@ end
 local function later(id, at)
   groups = groups or groups_of(stream)
   local member = ARGV[at + 1] .. (#groups > 1 and ARGV[at + 2] or '') .. ARGV[at + 3]
-  return redis.pcall('ZADD', KEYS[2], due_after(ARGV[at]), member)
+  local due = due_after(ARGV[at])
+  local answer = redis.pcall('ZADD', KEYS[2], due, member)
+  if turns and type(answer) == 'number' then go_away(turns, id, due, KEYS[2]) end
+  return answer
 end
 
 local at = 7 + plain
@@ -75,4 +81,9 @@ while at <= #ARGV do
 end
 
 if not keep and #done > 0 then delete_if_done(stream, groups, done) end
-return {lost, problem, failed, unknown}
+if not turns then return {lost, problem, failed, unknown} end
+
+for i = 1, reply and #reply or 0 do
+  if reply[i] >= 0 then done[#done + 1] = ARGV[i + 6] end
+end
+return {lost, problem, failed, unknown, give_up(turns, done), turns.ghosts or 0}

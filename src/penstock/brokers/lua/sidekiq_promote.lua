@@ -1,8 +1,7 @@
 -- Move members of `retry` and `schedule`, each only if it is still there: who removes it has it.
 -- ARGV  for each: set, member, and  p queue, new text: into its queue · d: to the dead, as it is · v: nowhere
 --       · w seconds: later
--- Returns how many were there.
---       What its queue does not take (a key of another type) stays where it is, for later.
+-- What its queue does not take (a key of another type) stays where it is, for later.
 -- Returns how many were there.
 local REFUSED = 60 -- seconds
 local count, i = 0, 1

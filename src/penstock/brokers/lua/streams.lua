@@ -2,6 +2,10 @@
 
 -- Consumer that holds what was handed back: its entries may be taken at once, whatever their lease.
 local RELEASED = 'released'
+-- Consumers of keyed subscriptions (turns.lua): what waits for its turn, and what nobody has looked at yet.
+local PARKED, ARRIVING = 'parked', 'arriving'
+-- None of these is a process.
+local PSEUDO = {[RELEASED] = true, [PARKED] = true, [ARRIVING] = true}
 -- Idle time of what was handed back, in ms: ten years, longer than any lease.
 local LONG_AGO = '315360000000'
 -- unpack() has a limit near 8000.

@@ -10,7 +10,7 @@ for _, flat in ipairs(consumers) do
   local consumer = {}
   for i = 1, #flat, 2 do consumer[flat[i]] = flat[i + 1] end
   if consumer.pending == 0 and consumer.idle > tonumber(ARGV[2])
-    and consumer.name ~= ARGV[3] and consumer.name ~= RELEASED then
+    and consumer.name ~= ARGV[3] and not PSEUDO[consumer.name] then
     redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name)
     removed = removed + 1
   end

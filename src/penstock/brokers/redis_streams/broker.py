@@ -20,10 +20,11 @@ from ...clients.opening import redis_client
 from ...clients.redis import Arg, RedisClient
 from ...clients.redis_cluster import slot_of
 from ...clock import SYSTEM_CLOCK, Clock
-from ...errors import BrokerError
+from ...errors import BrokerError, ConfigurationError
 from ...message import Delivery
 from . import settling
 from .inspection import RedisStreamsInspection
+from .keyed import KeyedReader
 from .options import Receipt, RedisStreamsOptions, new_identity
 from .publishing import publish
 from .reading import GroupReader, Membership
@@ -40,6 +41,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     capabilities = Capabilities(
         max_delay=FOREVER,
+        stable_ids=False,
         ordered=True,
         fanout=True,
         persistent=True,
@@ -47,6 +49,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
         idempotent=True,
         retentions=("interest", "workqueue", "limits", "keep"),
         shared=True,
+        keyed=True,
         max_batch=MAX_BATCH,
         max_body=512 * 1024 * 1024,
     )
@@ -135,8 +138,8 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 batch = Batch(member, self.identity, clock.time())
                 lost += batch.fill(items[i : i + MAX_IDS])
                 lost += await batch.apply(self._client, self._native, keep=keep, monotonic=clock.monotonic())
-                if batch.released and name in self._readers:
-                    self._readers[name].look_soon()
+                if (batch.ready or batch.ghosts) and name in self._readers:
+                    self._readers[name].look_soon(batch.ghosts)
         return lost
 
     async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
@@ -185,7 +188,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
         oldest: Arg = "" if options.max_age is None else int(options.max_age * 1000)
         keep = int(options.retention == "keep")
         args: list[Arg] = [subscription.group, int(silence * 1000), self.identity, keep, longest, oldest]
-        return int(await self._client.run(TRIM, [subscription.source], args))
+        removed = int(await self._client.run(TRIM, [subscription.source], args))
+        if subscription.keyed:
+            reader = self._reader(subscription)
+            reader.ghosts += await self._mend(subscription.source, subscription.group, reader.membership.keys[1])
+        return removed
 
     # ------------------------------------------------------------------------------------------------------- plumbing
 
@@ -198,8 +205,14 @@ class RedisStreamsBroker(RedisStreamsInspection):
             member = self._members.get(name)
             if member is None:
                 member = self._members[name] = Membership(subscription, self._keys)
-            reader = GroupReader(self._client, self.identity, member, self.options, self._clock)
+            kind = KeyedReader if subscription.keyed else GroupReader
+            reader = kind(self._client, self.identity, member, self.options, self._clock)
             self._readers[name] = reader
+        if subscription.keyed is not reader.keyed:
+            raise ConfigurationError(
+                f"group {subscription.group!r} of {subscription.source!r} is read both keyed and not: let all its"
+                " consumers ask for order everywhere, or none"
+            )
         if reader.membership.subscription is not subscription:
             reader.membership.subscription = subscription
         return reader

@@ -13,9 +13,8 @@ from ...clock import Clock
 from ...errors import AccessDenied
 from ...message import Message
 from . import diagnosis
-from .options import Keys
-from .reading import RELEASED
-from .scripts import PRESENCE, PURGE, REQUEUE
+from .options import PSEUDO, Keys
+from .scripts import MEND, PRESENCE, PURGE, REQUEUE
 from .wire import (
     RAW,
     Fields,
@@ -81,11 +80,11 @@ class RedisStreamsInspection:
     async def _group(self, source: str, group: dict[bytes, Any], size: int | None) -> GroupStats:
         pending = await self._client.call("XPENDING", source, group[b"name"])
         owners: dict[bytes, int] = {name: int(count) for name, count in _items(pending[3])}
-        released = owners.pop(RELEASED.encode(), 0)
-        leased = pending[0] - released
+        waiting = sum(owners.pop(name.encode(), 0) for name in PSEUDO)
+        leased = pending[0] - waiting
         lag: int | None = group.get(b"lag")
         if lag is not None:
-            lag += released
+            lag += waiting
         elif size is not None:  # with one group, whatever is kept and not leased is yet to be fetched
             lag = max(size - leased, 0)
         return GroupStats(name=texts([group[b"name"]])[0], leased=leased, lag=lag, owners=len(owners))
@@ -125,13 +124,25 @@ class RedisStreamsInspection:
 
     async def purge(self, source: str) -> int:
         last = await self._client.call("XREVRANGE", source, "+", "-", "COUNT", 1)
-        count, start = 0, "-"
+        count, start, groups = 0, "-", [group.name for group in (await self.stats(source)).groups] if last else []
+        keys = [source, *(key for group in groups for key in self._keys.turns(source, group))]
         while last and start:
-            deleted, following = await self._client.run(PURGE, [source], [start, last[0][0], PAGE])
+            deleted, following = await self._client.run(PURGE, keys, [start, last[0][0], PAGE, *groups])
             count, start = count + deleted, following.decode()
         delayed = self._keys.delayed(source)
         waiting, _ = await self._client.many([("ZCARD", delayed), ("DEL", delayed)])
+        for group in groups:
+            await self._mend(source, group, delayed)
         return count + int(waiting)
+
+    async def _mend(self, source: str, group: str, delayed: str) -> int:
+        """Free the keys whose turn is held by a message that is gone; return the ghosts found meanwhile."""
+        keys, cursor, found = [source, *self._keys.turns(source, group), delayed], b"0", 0
+        while True:
+            cursor, _, ghosts = await self._client.run(MEND, keys, [group, cursor])
+            found += int(ghosts)
+            if cursor == b"0":
+                return found
 
     # ------------------------------------------------------------------------------------------------------- presence
 
@@ -236,4 +247,4 @@ def _holding(flat: Sequence[Any]) -> tuple[str, int, float]:
     """Name, pending and idle seconds of a consumer; of those handed back nobody expects to hear."""
     consumer = _pairs(flat)
     name = texts([consumer[b"name"]])[0]
-    return name, 0 if name == RELEASED else consumer[b"pending"], consumer[b"idle"] / 1000
+    return name, 0 if name in PSEUDO else consumer[b"pending"], consumer[b"idle"] / 1000

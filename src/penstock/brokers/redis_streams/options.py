@@ -13,6 +13,9 @@ from ...checks import at_least_one, finite, not_negative, one_of, positive
 from ...errors import ConfigurationError
 from .wire import Fields
 
+RELEASED, PARKED, ARRIVING = "released", "parked", "arriving"
+PSEUDO = frozenset({RELEASED, PARKED, ARRIVING})  # consumers that are no processes: what they hold waits
+
 
 class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``consumer``: this owner's name in its groups, by default ``host:pid:random``; it must be unique among processes.
@@ -36,6 +39,8 @@ class RedisStreamsOptions(msgspec.Struct, frozen=True, kw_only=True):
         limited = self.max_length is not None or self.max_age is not None
         if limited != (self.retention == "limits"):
             raise ConfigurationError("retention='limits' goes with max_length, max_age or both, and only it does")
+        if self.consumer in PSEUDO:
+            raise ConfigurationError(f"a consumer cannot be named {self.consumer!r}: the driver uses that name itself")
         if self.max_length is not None:
             at_least_one("max_length, the acked entries that stay,", self.max_length)
         if self.max_age is not None:
@@ -78,6 +83,11 @@ class Keys:
 
     def dead(self, stream: str) -> str:
         return f"{self._beside(stream)}:dlq"
+
+    def turns(self, stream: str, group: str) -> list[str]:
+        """What a keyed subscription keeps: who has the turn of each key, and who waits for it."""
+        beside = self._beside(stream)
+        return [f"{beside}:turns:{group}", f"{beside}:lanes:{group}"]
 
     def once(self, stream: str, type_: str, key: str) -> str:
         return f"idempotency:{self._beside(stream)}:{type_}:{key}"

@@ -23,11 +23,10 @@ from ...clients.redis import RedisClient, ReplyError, code_of
 from ...clock import Clock
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
 from ...message import Delivery, Message, Predecessor
-from .options import Keys, Receipt, RedisStreamsOptions
+from .options import PSEUDO, RELEASED, Keys, Receipt, RedisStreamsOptions
 from .scripts import CLAIM, EXTEND, JOIN, RELEASE, SETTLE
 from .wire import HEADERS, PAYLOAD, Unreadable, pick, plain_message, read_entry
 
-RELEASED = "released"
 RECOVERIES = 2  # a read cut off before the server saw it may still take something after the first
 GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 PAGE = 1000
@@ -56,7 +55,13 @@ class Membership:
     def keys(self) -> list[str]:
         """What an outcome may touch: the stream, the set of what is delayed, the dead letters."""
         source, delayed = self.subscription.source, self.subscription.delayed
-        return [source, delayed or self._keys.delayed(source), self._keys.dead(source)]
+        return [source, delayed or self._keys.delayed(source), self._keys.dead(source), *self.turns]
+
+    @property
+    def turns(self) -> list[str]:
+        """What is kept about the turns of keys, if the subscription is keyed."""
+        subscription = self.subscription
+        return self._keys.turns(subscription.source, subscription.group) if subscription.keyed else []
 
     def deadline(self, start: float, lease: float) -> float:
         """Until when a lease renewed after ``start`` is surely ours. Leaves time for a call to reach the server."""
@@ -66,6 +71,8 @@ class Membership:
 
 class GroupReader:
     """Reads for one subscription."""
+
+    keyed = False
 
     def __init__(
         self, client: RedisClient, owner: str, membership: Membership, options: RedisStreamsOptions, clock: Clock
@@ -85,9 +92,10 @@ class GroupReader:
     def _names(self) -> tuple[str, str]:
         return self.membership.subscription.source, self.membership.subscription.group
 
-    def look_soon(self) -> None:
+    def look_soon(self, ghosts: int = 0) -> None:
         """Something was handed back: look for it before the next read."""
         self._look_at = float("-inf")
+        self.ghosts += ghosts
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery[Receipt]]:
         clock, slice_ = self._clock, self._options.look_around
@@ -174,7 +182,9 @@ class GroupReader:
         source, group = self._names
         start = self._clock.monotonic()
         try:
-            entries, ghosts = await self._client.run(CLAIM, [source], [group, self._owner, idle, limit, *filters])
+            entries, ghosts = await self._client.run(
+                CLAIM, [source, *self.membership.turns], [group, self._owner, idle, limit, *filters]
+            )
         except ReplyError as error:
             if error.code not in GONE:
                 raise
@@ -214,9 +224,10 @@ class GroupReader:
 
     async def _make_group(self) -> None:
         source, group = self._names
-        fresh = not self._made and self.membership.subscription.start == "next"
-        if self._options.retention == "workqueue":
-            other = await self._client.run(JOIN, [source], [group, "$" if fresh else "0"])
+        start = "$" if not self._made and self.membership.subscription.start == "next" else "0"
+        alone, turns = self._options.retention == "workqueue", self.membership.turns
+        if alone or turns:
+            other = await self._client.run(JOIN, [source, *turns], [group, start, int(alone)])
             if other:
                 raise ConfigurationError(
                     f"{source!r} is a work queue and belongs to group {other.decode()!r}: {group!r} cannot join. Read as "
@@ -224,7 +235,7 @@ class GroupReader:
                 )
         else:
             try:
-                await self._client.call("XGROUP", "CREATE", source, group, "$" if fresh else "0", "MKSTREAM")
+                await self._client.call("XGROUP", "CREATE", source, group, start, "MKSTREAM")
             except BrokerError as error:
                 if code_of(error) != "BUSYGROUP":
                     raise
@@ -283,4 +294,4 @@ class GroupReader:
 def _predecessor(entry: Sequence[Any]) -> Predecessor | None:
     """Whose lease lapsed; nobody's, if the entry was handed back."""
     owner = entry[3].decode("utf-8", "backslashreplace")
-    return None if owner == RELEASED else Predecessor(owner, entry[4] / 1000)
+    return None if owner in PSEUDO else Predecessor(owner, entry[4] / 1000)

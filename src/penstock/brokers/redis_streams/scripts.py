@@ -9,18 +9,20 @@ from ...clients.redis import Script
 _FOLDER = "penstock.brokers.lua"
 
 
-def _load(name: str) -> Script:
-    return Script.load(_FOLDER, "streams", name)
+def _load(*names: str) -> Script:
+    return Script.load(_FOLDER, "streams", *names)
 
 
 PUBLISH: Final = _load("publish")
-SETTLE: Final = _load("settle")
+SETTLE: Final = _load("turns", "settle")
 EXTEND: Final = _load("extend")
-CLAIM: Final = _load("claim")
+CLAIM: Final = _load("turns", "claim")
+TAKE: Final = _load("turns", "take")
+MEND: Final = _load("turns", "mend")
 JOIN: Final = _load("join")
 RELEASE: Final = _load("release")
 PROMOTE: Final = _load("promote")
 TRIM: Final = _load("trim")
 REQUEUE: Final = _load("requeue")
-PURGE: Final = _load("purge")
+PURGE: Final = _load("turns", "purge")
 PRESENCE: Final = _load("presence")

@@ -53,7 +53,10 @@ class Native:
 class Batch:
     """The settlements of one group, at most ``MAX_IDS``."""
 
-    __slots__ = ("_acks", "_deliveries", "_membership", "_now", "_others", "_owner", "_sure_until", "released")
+    __slots__ = (
+        *("_acks", "_deliveries", "_membership", "_now", "_others", "_owner", "_sure_until"),
+        *("ghosts", "ready"),
+    )
 
     def __init__(self, membership: Membership, owner: str, now: float) -> None:
         self._membership, self._owner, self._now = membership, owner, now
@@ -61,7 +64,8 @@ class Batch:
         self._others: list[Arg] = []
         self._deliveries: dict[str, Delivery[Receipt]] = {}
         self._sure_until = float("inf")
-        self.released = False
+        self.ready = False  # whether there is something to take now: given back, or its turn has come
+        self.ghosts = 0
 
     def fill(self, items: Sequence[Settlement[Receipt]]) -> list[Delivery[Receipt]]:
         """Take settlements in; return the deliveries that are no longer held."""
@@ -96,7 +100,9 @@ class Batch:
         sure = membership.by_server(self._sure_until) if monotonic < self._sure_until else 0
         head = (membership.subscription.group, self._owner, sure, int(keep), int(native.known), len(self._acks))
         answer = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
-        ids, problem, failed, unknown = answer
+        ids, problem, failed, unknown, *turns = answer
+        if turns:
+            self.ready, self.ghosts = self.ready or turns[0] > 0, turns[1]
         native.known = native.known and not unknown
         for ident in failed:
             del self._deliveries[ident.decode()]  # still leased
@@ -121,13 +127,15 @@ class Batch:
             case Release(delay=delay) if delay > 0 and delivery.defect is None:
                 return self._later(delivery, delay, delivery.attempt, None)
             case Release() | Retry():  # what cannot be read cannot be written anew: it stays the entry that it is
-                self.released = True
+                self.ready = True
                 return ("release", ident, delivery.count)
             case _:
                 raise TypeError(f"an outcome is Ack, Retry, DeadLetter or Release, not {outcome!r}")
 
     def _later(self, delivery: Delivery[Receipt], delay: float, attempt: int, now: float | None) -> tuple[Arg, ...]:
-        headers = aged_headers(delivery.receipt.headers, attempt, now)
+        keyed = self._membership.subscription.keyed and delivery.message.key is not None
+        turn = delivery.message.id if keyed else None
+        headers = aged_headers(delivery.receipt.headers, attempt, now, turn=turn)
         unique = os.urandom(12).hex()
         parts = delayed_member(delivery.source, headers, delivery.message.body, unique, delivery.group)
         return ("later", delivery.message.id, milliseconds(max(delay, 0.0) + 0.0004999), *parts)
@@ -138,7 +146,7 @@ class Batch:
         body: bytes | None = message.body
         if delivery.defect is not None:
             headers, body = pick(receipt.fields or [])
-        elif delivery.count > 1 or b'"retryGroup"' in receipt.headers:
+        elif delivery.count > 1 or b'"retry' in receipt.headers:
             headers = aged_headers(receipt.headers, delivery.attempt, None)
         fields: list[Arg] = []
         if headers is not None:

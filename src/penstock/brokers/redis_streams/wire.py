@@ -12,6 +12,7 @@ An entry of ``<stream>:dlq``: ``headers``, ``payload``, ``error`` (reason and me
 then ``failure`` if there was an exception, and ``raw`` if the entry could not be read (all its fields, as JSON).
 
 Header ``retryGroup``: on a stream with several groups, the only group that a retried message is meant for.
+Header ``retryTurn``: under a keyed subscription, the entry whose turn a retried message has kept.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ...outcome import DeadLetter
 Fields: TypeAlias = list[bytes]  #: name, value, name, value …
 
 HEADERS, PAYLOAD, ENCODING, RAW = b"headers", b"payload", b"encoding", b"raw"
-RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup"})
+RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup", "retryTurn"})
 MAX_TRACEBACK = 8192
 MAX_TEXT = 2048
 
@@ -93,10 +94,13 @@ def headers_of(message: Message, now: float) -> bytes:
     return _encode(msgspec.to_builtins(core) | extra)
 
 
-def aged_headers(raw: bytes, attempt: int, now: float | None) -> bytes:
+def aged_headers(raw: bytes, attempt: int, now: float | None, *, turn: str | None = None) -> bytes:
     """The headers again with another attempt (and, with ``now``, another time); the rest as it was, in its order."""
     members = _decode_members(raw)
     members.pop("retryGroup", None)
+    members.pop("retryTurn", None)
+    if turn is not None:
+        members["retryTurn"] = msgspec.Raw(_encode(turn))
     members["attempt"] = msgspec.Raw(b"%d" % attempt)
     if now is not None:
         members["enqueuedAt"] = msgspec.Raw(b"%d" % milliseconds(now))
@@ -176,6 +180,7 @@ def read_entry(entry_id: str, fields: Fields) -> tuple[Message, bytes, str | Non
         raise Unreadable("it has no field payload")
     headers = parse_headers(raw)
     only = headers.pop("retryGroup", None)
+    headers.pop("retryTurn", None)
     return to_message(entry_id, headers, body), raw, only
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from . import ruby_json
-from .wire import OURS, SINCE, Fields, Timestamps, ours, parse, stamp, text_in, write
+from .wire import OURS, SINCE, Fields, Timestamps, ours, parse, stamp, text_in, write_member
 
 Cleaner: TypeAlias = Callable[[list[str]], list[str]]
 
@@ -41,7 +41,7 @@ class Failing:
         fields["queue"] = ruby_json.dumps(text_in(cast("Raw | None", fields.get("retry_queue"))) or queue)
         fields["error_message"] = ruby_json.dumps(message_text(error))
         fields["error_class"] = ruby_json.dumps(type(error).__name__ if error is not None else "Failed")
-        first = "retry_count" not in fields
+        first = bytes(fields.get("retry_count", b"null")) == b"null"
         fields["failed_at" if first else "retried_at"] = stamp(now, self.timestamps)
         fields["retry_count"] = b"%d" % attempt
         wish: Any = _any.decode(bytes(fields["backtrace"])) if "backtrace" in fields else None
@@ -50,12 +50,12 @@ class Failing:
             if wish is not True:  # a number; Ruby takes anything else for none
                 lines = lines[: int(wish)] if isinstance(wish, int | float) else []
             fields["error_backtrace"] = ruby_json.dumps(compressed(lines))
-        return write(fields)
+        return write_member(fields)
 
     def _lines(self, error: BaseException) -> list[str]:
         lines = backtrace(error)
         try:
-            return lines if self.cleaner is None else self.cleaner(lines)
+            return lines if self.cleaner is None else [str(line) for line in self.cleaner([*lines])]
         except Exception:
             logger.exception("the cleaner of backtraces failed; the backtrace is kept as it is")
             return lines
@@ -78,4 +78,5 @@ def backtrace(error: BaseException) -> list[str]:
 
 def compressed(lines: Sequence[str]) -> str:
     """A backtrace as it stands in a job."""
-    return base64.b64encode(zlib.compress(ruby_json.dumps(list(lines)))).decode()
+    sound = [line.encode("utf-8", "replace").decode() for line in lines]  # a path may be no text
+    return base64.b64encode(zlib.compress(ruby_json.dumps(sound))).decode()

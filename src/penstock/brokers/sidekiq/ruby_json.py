@@ -7,6 +7,7 @@ written here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from types import NoneType
@@ -18,6 +19,8 @@ from .ruby_floats import float_text
 
 NESTING: Final = 100  # containers in containers that Ruby reads and writes
 
+_BLANK = re.compile(rb"[ \t\r\n]")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _ATOMS = frozenset({str, int, bool, NoneType})
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -35,6 +38,12 @@ def dumps(value: object, nesting: int = NESTING) -> bytes:
     return "".join(_pieces(value, nesting)).encode()
 
 
+def check_depth(text: bytes) -> None:
+    """Raise ``ValueError`` for an object or array that lies deeper than Ruby reads. The text is JSON."""
+    if len(text) > 2 * NESTING and text.count(b"[") + text.count(b"{") > NESTING:
+        loads(text)
+
+
 def loads(text: bytes | str) -> Any:
     """The value of a text. Raises ``ValueError`` for what is no JSON, or lies deeper than Ruby reads.
 
@@ -48,6 +57,16 @@ def loads(text: bytes | str) -> Any:
     if brackets > NESTING:
         _measure(value)
     return value
+
+
+def retold(text: bytes) -> bytes:
+    """A text of JSON as Ruby would write it after reading it: without blanks, each string in its one form.
+
+    Numbers stay as they are: how Ruby writes a float depends on its release.
+    """
+    if _BLANK.search(text):
+        text = msgspec.json.format(text, indent=-1)
+    return _STRING.sub(lambda found: _encode(_decode(found[0])), text) if b"\\" in text else text
 
 
 def encode_plain(value: Any) -> bytes:

@@ -65,7 +65,9 @@ async def _moved(raw: bytes, now: float, timestamps: Timestamps, repush: Repush 
         if again is None:
             return ("v",)
         changed: Fields = {name: Raw(ruby_json.dumps(value)) for name, value in again.items()}
-        return ("p", queue_of(changed) or queue, pushed(changed, now, timestamps))
+        text = pushed(changed, now, timestamps)
+        parse(text)  # what is no job any more must not reach a queue
+        return ("p", queue_of(changed) or queue, text)
     except Exception:
         logger.exception("middleware failed for a job that is due; it is tried again in %.0f s", LATER)
         return ("w", LATER)

@@ -3,7 +3,7 @@
 ``class`` is the type, ``args`` the body, ``jid`` the id, ``retry_count`` + 1 the attempt. Every other field of the job
 is a header, and back. What a message has that a job has not is in a field of our own, ``penstock``: a body that is no
 JSON array, why it died. A text once written is never written anew from its parsed form: fields are cut out and put in,
-so that what others wrote comes back byte for byte.
+so that what others wrote comes back byte for byte; in the sorted sets without blanks and needless escapes.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def parse(raw: bytes) -> Fields:
     """The fields of a job, each as it stands there. Raises ``Malformed``."""
     try:
         fields = _fields.decode(raw)
+        ruby_json.check_depth(raw)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not a JSON object: {error}") from error
     missing = [name for name in ("class", "args") if name not in fields]
@@ -110,6 +111,7 @@ def message_of(raw: bytes) -> Message:
     """The message in a job. Raises ``Malformed``."""
     try:
         job = _plain.decode(raw)
+        ruby_json.check_depth(raw)
     except (ValueError, RecursionError):
         return _any_message(raw)
     body, at = bytes(job.args), job.enqueued_at or job.created_at
@@ -141,7 +143,7 @@ def _message(fields: Fields, raw: bytes) -> Message:
         id=jid_of(jid, raw),
         type=_text.decode(fields["class"]),
         body=bytes(fields["args"]) if OURS not in fields else _body(fields),
-        key=None if key is None else _text.decode(key),
+        key=None if key is None or bytes(key)[:1] != b'"' else _text.decode(key),  # a stranger's may be anything
         attempt=0 if count is None or bytes(count) == b"null" else _integer.decode(count) + 1,
         enqueued_at=since if isinstance(since, float) else seconds(get("enqueued_at") or get("created_at")),
         headers=_headers(fields, raw),
@@ -305,6 +307,15 @@ def write(fields: Mapping[str, Raw | bytes]) -> bytes:
     return b"{%b}" % b",".join(b"%b:%b" % (ruby_json.dumps(name), bytes(value)) for name, value in fields.items())
 
 
+def write_member(fields: Mapping[str, Raw | bytes]) -> bytes:
+    """The text of a job for a sorted set: as Ruby would write it, whoever wrote its fields.
+
+    Ruby finds a job that it is to reschedule by writing it anew; one that it would write in another way, it would double.
+    """
+    kept = "args" if "body" in ours(cast("Fields", fields)) else ""  # a body that is no array comes back byte for byte
+    return write({name: value if name == kept else ruby_json.retold(bytes(value)) for name, value in fields.items()})
+
+
 def pushed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:
     """The text of a job that goes to its queue now."""
     changed: dict[str, Raw | bytes] = {name: value for name, value in fields.items() if name != "at"}
@@ -323,7 +334,7 @@ def put_off(raw: bytes) -> bytes:
     if since is None:
         return raw
     fields[OURS] = ruby_json.dumps(mine | {SINCE: since})
-    return write(fields)
+    return write_member(fields)
 
 
 def renewed(fields: Fields, now: float, timestamps: Timestamps) -> bytes:

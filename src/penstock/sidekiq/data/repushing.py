@@ -31,7 +31,14 @@ async def repushed(data: Data, raw: bytes, *, uncounted: bool = False) -> tuple[
             return ("v",)
         fields = {name: Raw(ruby_json.dumps(each)) for name, each in payload.items()}
         queue = queue_of(fields) or queue
-    return ("p", queue, pushed(fields, data.clock.time(), data.options.timestamps))
+    text = pushed(fields, data.clock.time(), data.options.timestamps)
+    try:
+        parse(text)
+    except Malformed as wrong:
+        raise DecodeError(
+            f"the middleware has made something of it that cannot be put into a queue: {wrong}"
+        ) from wrong
+    return ("p", queue, text)
 
 
 def _one_less(count: Raw) -> Raw:

@@ -17,12 +17,14 @@ from .fetching import FetchingTests
 from .groups import GroupTests
 from .inspection import InspectionTests
 from .interruptions import InterruptionTests
+from .keyed import KeyedTests
 from .leases import LeaseTests
 from .lifecycle import LifecycleTests
 from .pauses import PauseTests
 from .publishing import PublishingTests
 from .settling import SettlingTests
 from .stores import StoreConformance
+from .turns import TurnTests
 
 
 class BrokerConformance(
@@ -32,6 +34,8 @@ class BrokerConformance(
     InterruptionTests,
     LeaseTests,
     GroupTests,
+    KeyedTests,
+    TurnTests,
     InspectionTests,
     PauseTests,
     LifecycleTests,

@@ -51,6 +51,7 @@ class FetchingTests(Harness):
     async def test_two_owners_never_share_a_message(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        subscription = replace(subscription, lease=60.0)  # nothing lapses while they take it all
         await self.send(broker, source, *numbered(300))
         owners = [broker, await self.another(), await self.another()]
         found: list[bytes] = []
@@ -76,16 +77,19 @@ class FetchingTests(Harness):
     async def test_several_queues_are_taken_from_in_the_order_asked_for(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
-        fetch = broker.fetch if broker.capabilities.several else Turns(broker).fetch
+        fetch = broker.fetch if broker.capabilities.several else Turns(broker.fetch).fetch
         a, b = f"{source}-a", f"{source}-b"
         both = Subscription(source=f"{a},{b}", group="g", lease=self.lease, queues=(b, a))
         await self.send(broker, a, *numbered(3))
         await self.send(broker, b, *numbered(2))
         found = list(await fetch(both, 4, 0.0))
         assert [b, b, a, a] == [d.source for d in found]
-        assert [b"0", b"1", b"0", b"1"] == bodies(found)
         assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
-        assert [b"2"] == bodies(await fetch(replace(both, queues=(a, b)), 9, 0.0))
+        found += await fetch(replace(both, queues=(a, b)), 9, 0.0)
+        assert [b"0", b"1"] == sorted(bodies(found[:2]))
+        assert [b"0", b"1", b"2"] == sorted(bodies(found[2:]))
+        if broker.capabilities.ordered:
+            assert [b"0", b"1", b"0", b"1", b"2"] == bodies(found)
         waiting = asyncio.ensure_future(fetch(both, 100, PATIENCE))
         await asyncio.sleep(0.02)
         await self.send(await self.another(), a, message(b"late"))

@@ -17,6 +17,7 @@ from ...broker import (
     SupportsPresence,
     SupportsTrim,
 )
+from ...errors import UnsupportedFeature
 from ...outcome import Ack, DeadLetter, Retry
 from .harness import Harness, bodies, message, numbered
 
@@ -31,7 +32,7 @@ class InspectionTests(Harness):
     async def bury(self, broker: Broker[Any], subscription: Subscription, count: int) -> None:
         """Make ``count`` dead letters."""
         await self.send(broker, subscription.source, *numbered(count))
-        found = await self.collect(broker, subscription, count)
+        found = sorted(await self.collect(broker, subscription, count), key=lambda d: d.message.body)
         await broker.settle([Settlement(delivery=d, outcome=DeadLetter("no")) for d in found])
 
     async def test_sizes_are_told(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
@@ -61,7 +62,11 @@ class InspectionTests(Harness):
     async def test_peeking_changes_nothing(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
         admin = inspectable(broker)
         await self.send(broker, source, *numbered(4))
-        assert [b"0", b"1"] == [m.body for m in await admin.peek(source, 2)]
+        try:
+            seen = await admin.peek(source, 2)
+        except UnsupportedFeature as refusal:
+            pytest.skip(str(refusal))
+        assert [b"0", b"1"] == [m.body for m in seen]
         found = await self.collect(broker, subscription, 4)
         assert {1} == {d.count for d in found}
 
@@ -106,7 +111,11 @@ class InspectionTests(Harness):
         await self.send(broker, source, *numbered(5))
         (held,) = await self.take(broker, subscription, limit=1)
         await broker.publish([Outgoing(destination=source, message=message(), delay=60.0)])
-        assert 5 == await admin.purge(source)
+        try:
+            purged = await admin.purge(source)
+        except UnsupportedFeature as refusal:  # rather than take what is leased as well
+            pytest.skip(str(refusal))
+        assert 5 == purged
         assert [] == await self.take(broker, subscription)
         assert await self.settle(broker, held, Ack())
         stats = await admin.stats(source)

@@ -12,17 +12,16 @@ from .harness import PATIENCE, Harness, bodies, message, numbered
 
 
 class LeaseTests(Harness):
-    @pytest.fixture
-    async def broker(self, _suite: None, request: pytest.FixtureRequest) -> Broker[Any]:
-        """The suite's; but the tests of this class, and no others of the whole suite, need leases."""
-        broker = await self.another()
+    @pytest.fixture(autouse=True)
+    def _with_own_leases(self, request: pytest.FixtureRequest) -> None:
+        """For the tests of this part only, and behind what a test module sets up itself: the names are sorted."""
         if request.function.__qualname__.startswith(LeaseTests.__name__):
-            self.need(broker, "own_leases")
-        return broker
+            self.need(request.getfixturevalue("broker"), "own_leases")
 
     async def test_a_lapsed_lease_passes_on_and_counts(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message(b"1", key="k", headers={"h": "1"}))
         first = await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
@@ -64,6 +63,7 @@ class LeaseTests(Harness):
         assert (0, 0) == (await other.ghosts(subscription), await broker.ghosts(subscription))
 
     async def test_each_crash_counts(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         await self.one(broker, subscription)
         for count in (2, 3, 4):
@@ -85,6 +85,7 @@ class LeaseTests(Harness):
     async def test_a_release_after_a_crash_keeps_the_crash(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
@@ -114,6 +115,7 @@ class LeaseTests(Harness):
     async def test_extending_does_not_count_as_a_delivery(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        self.need(broker, "counted")
         await self.send(broker, source, message())
         held = [await self.one(broker, subscription)]
         await broker.extend(held, self.lease)
@@ -138,6 +140,7 @@ class LeaseTests(Harness):
     async def test_an_unreadable_entry_does_not_hold_up_the_recovery_of_those_behind_it(
         self, broker: Broker[Any], source: str, subscription: Subscription, limit: int
     ) -> None:
+        self.need(broker, "counted")
         assert [] == await self.take(broker, subscription)  # the group exists, so that the garbage is its first entry
         if not await self.write_garbage(source):
             pytest.skip("nothing unreadable can get into this system")

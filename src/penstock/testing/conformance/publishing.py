@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from ...broker import Broker, Outgoing, Subscription
+from ...broker import Broker, Outgoing, Settlement, Subscription
 from ...outcome import Ack
 from .harness import Harness, bodies, message, numbered
 
@@ -69,12 +70,13 @@ class PublishingTests(Harness):
     async def test_a_batch_larger_than_any_limit_arrives_whole(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
-        sent = numbered(2500)
+        sent, subscription = numbered(2500), replace(subscription, lease=60.0)
         await self.send(broker, source, *sent)
         found: list[bytes] = []
         while len(found) < len(sent) and (batch := await self.take(broker, subscription, limit=700, wait=0.2)):
             assert len(batch) <= 700
             found += bodies(batch)
+            await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in batch])
         assert sorted(m.body for m in sent) == sorted(found)
 
     async def test_destinations_do_not_mix(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:

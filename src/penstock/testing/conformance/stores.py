@@ -8,8 +8,9 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import astuple
 
-from ...store import Claim, Store
+from ...store import Claim, Store, SupportsBudgets
 from ..clock import ManualClock
 
 
@@ -104,3 +105,42 @@ class StoreConformance:
         await other.close()
         assert 1 == claims.count(Claim.NEW)
         assert 19 == claims.count(Claim.HELD)
+
+    # --------------------------------------------------------------------------------------------------------- budgets
+
+    @pytest.fixture
+    def budgets(self, store: Store) -> SupportsBudgets:
+        if not isinstance(store, SupportsBudgets):
+            pytest.skip("the store keeps no budgets")
+        return store
+
+    async def test_a_budget_gives_no_more_than_its_limit_and_says_when_there_is_more(
+        self, budgets: SupportsBudgets, key: str
+    ) -> None:
+        assert (0, 10, 0.0) == astuple(await budgets.spend(key, 10, 5.0, 0))
+        assert (7, 3, 0.0) == astuple(await budgets.spend(key, 10, 5.0, 7))
+        for count in (3, 0):
+            grant = await budgets.spend(key, 10, 5.0, 7)
+            assert (count, 0, True) == (grant.count, grant.left, 4.0 < grant.retry_after <= 5.2)
+        assert 10 == (await budgets.spend(f"{key}2", 10, 5.0, 100)).count
+
+    async def test_the_limit_holds_in_every_window_not_only_from_one_to_the_next(
+        self, budgets: SupportsBudgets, key: str
+    ) -> None:
+        assert 2 == (await budgets.spend(key, 4, 1.0, 2)).count
+        await self.lapse(0.6)
+        assert 2 == (await budgets.spend(key, 4, 1.0, 4)).count
+        await self.lapse(0.6)  # the first two are out of the window, the other two are not
+        assert 2 == (await budgets.spend(key, 4, 1.0, 4)).count
+        await self.lapse(1.1)
+        assert 4 == (await budgets.spend(key, 4, 1.0, 9)).count
+
+    async def test_several_who_spend_at_once_get_the_limit_together(self, budgets: SupportsBudgets, key: str) -> None:
+        others = [await self.make_store() for _ in range(3)]
+        stores = [each for each in (budgets, *others) if isinstance(each, SupportsBudgets)]
+        try:
+            grants = await asyncio.gather(*(each.spend(key, 25, 60.0, 5) for each in stores * 3))
+        finally:
+            for other in others:
+                await other.close()
+        assert 25 == sum(grant.count for grant in grants)
