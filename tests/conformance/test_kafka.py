@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from penstock.broker import Broker
+from penstock.broker import Broker, Subscription
 from penstock.brokers.kafka import KafkaBroker
 from penstock.testing.conformance import BrokerConformance
 from tests.servers.kafka_server import KafkaServer
@@ -33,3 +33,13 @@ class TestKafka(BrokerConformance):
         producer = Producer({"bootstrap.servers": self.server.bootstrap})
         producer.produce(source, b"\xff\x00", headers=[("type", b"t"), ("attempt", b"many")])
         return producer.flush(10.0) == 0
+
+    @pytest.mark.xfail(
+        reason="a delayed message waits in a topic of its own, beside those of its key",
+        strict=True,
+        raises=AssertionError,
+    )
+    async def test_a_delayed_message_is_waited_for_by_those_published_behind_it(
+        self, broker: Broker[Any], source: str, keyed: Subscription
+    ) -> None:
+        await super().test_a_delayed_message_is_waited_for_by_those_published_behind_it(broker, source, keyed)
