@@ -50,6 +50,8 @@ servers: ## install the servers that tests start, where that is possible
 	@[ -n "$$PENSTOCK_TEST_MYSQL_URL" ] || .ci/ensure-package mariadb-server sh -c 'command -v mariadbd || ls /usr/sbin/mariadbd'
 	@[ -n "$$PENSTOCK_TEST_RABBITMQ_URL" ] || .ci/ensure-package rabbitmq-server test -x /usr/lib/rabbitmq/bin/rabbitmq-server
 	@.ci/ensure-package ruby-sidekiq command -v sidekiq
+	@[ -n "$$PENSTOCK_TEST_KAFKA_URL" ] || { .ci/ensure-package openjdk-17-jre-headless command -v java && \
+	  .ci/ensure-package maven command -v mvn; }
 	@[ -n "$$PENSTOCK_TEST_SQS_URL" ] || { .ci/ensure-package openjdk-17-jre-headless command -v java && \
 	  .ci/ensure-package maven command -v mvn; }
 

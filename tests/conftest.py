@@ -3,6 +3,7 @@
 ``redis_server``, ``valkey_server``: one of each for the whole run; for tests that need that very server.
 ``redis_url``: runs the test on both, each time with an empty database. What most tests want.
 ``durable_server``: both again, but a server of the test's own, to ``kill()``, ``restart()`` and ``start()``.
+``kafka_server``: an Apache Kafka for the whole run.
 ``redis_cluster``, ``valkey_cluster``, ``redis_sentinels``, ``valkey_sentinels``, ``tls_server``: one for the whole run.
 ``postgres_server``, ``mysql_server``: one of each for the whole run, its tables dropped before each test that asks for
 ``sql_server``, which is both. ``durable_sql_server``: both again, but a server of the test's own.
@@ -23,6 +24,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from tests.servers import kafka_server as kafka
 from tests.servers import sqs_server as sqs
 from tests.servers.rabbitmq_server import OwnRabbitmq, RabbitmqServer, obtain_rabbitmq
 from tests.servers.redis_cluster import OwnCluster
@@ -67,6 +69,18 @@ def new_redis_server() -> Server:
     if not url:
         pytest.skip("PENSTOCK_TEST_NEW_REDIS_URL names no Redis 8.2 or newer; Redis 7.0 and Valkey are always tested")
     return Server(url)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[kafka.KafkaServer]:
+    try:
+        server = kafka.obtain()
+    except ServerUnavailableError as missing:
+        do_without(missing)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ URL                                   broker                                    
 ``redis+cluster://a:1,b:2``           Redis or Valkey Cluster, also ``valkey+…``      ``redis``
 ``redis+sentinel://a:1,b:2/service``  the primary that sentinels watch               ``redis``
 ``glide://`` ``glide+cluster://``     the same, by valkey-glide; ``glides`` for TLS   ``glide``
+``kafka://a:1,b:2`` ``kafkas://``     Kafka; ``kafkas`` for TLS                      ``kafka``
 ``sqs://?region=eu-west-1``           Amazon SQS; ``sqs://host:port`` another server   ``sqs``
 ``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
-    " amqp://user@host/vhost, sqs://?region=eu-west-1"
+    " kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
 )
 SIDEKIQ = "sidekiq+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
@@ -61,6 +62,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.redis_streams import RedisStreamsBroker
 
         return RedisStreamsBroker.from_url(url, **options)
+    if scheme in {"kafka", "kafkas"}:
+        from .brokers.kafka import KafkaBroker
+
+        return KafkaBroker.from_url(url, **options)
     if scheme.startswith(SIDEKIQ) and scheme.removeprefix(SIDEKIQ) in REDIS_SCHEMES:
         from .brokers.sidekiq import SidekiqBroker
 

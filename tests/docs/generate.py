@@ -33,6 +33,7 @@ BROKERS = {
     "PostgreSQL": "postgresql://localhost/jobs",
     "MySQL and MariaDB": "mysql://localhost/jobs",
     "Redis and Valkey Streams": "redis://localhost",
+    "Kafka": "kafka://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
     "SQS": "sqs://?region=eu-west-1",
     "SQS, FIFO": "sqs://?region=eu-west-1&fifo=true",

@@ -3,7 +3,7 @@
 A fenced block takes directives from the HTML comments directly above it, one a line (blank lines between are fine):
 
 ``<!-- no-run: reason -->``   Python is only compiled, commands are left out; the reason is printed
-``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``);
+``<!-- server: redis -->``    ``redis://localhost:6379`` in the block means the tests' server (also ``valkey``, ``kafka``);
     ``postgresql://localhost/jobs`` and ``mysql://localhost/jobs`` with ``postgres`` and ``mysql``;
     ``sqs://localhost:9324?region=eu-west-1&tls=false`` with ``sqs``
 ``<!-- exit: 3 -->``          the commands of the block end with this code
@@ -22,13 +22,14 @@ from urllib.parse import urlsplit
 
 PYTHON = frozenset({"python", "py"})
 SHELL = frozenset({"bash", "console", "sh", "shell"})
-SERVERS = frozenset({"redis", "valkey", "postgres", "mysql", "sqs"})
+SERVERS = frozenset({"redis", "valkey", "postgres", "mysql", "kafka", "sqs"})
 
 _COMMENT = re.compile(r"^\s*<!--\s*([a-z-]+)\s*(?::\s*(.*?))?\s*-->\s*$")
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)")
 _SQS_PLACE = "sqs://localhost:9324?region=eu-west-1&tls=false"
 _DEFAULT_PLACE = re.compile(
-    r"\b(?:(?:rediss?|valkeys?)://localhost:6379(?:/\d+)?|(?:postgres(?:ql)?|mysql|mariadb)://localhost/jobs)"
+    r"\b((?:rediss?|valkeys?)://)localhost:6379(?:/\d+)?|\b(kafka://)?localhost:9092\b"
+    r"|\b((?:postgres(?:ql)?|mysql|mariadb)://)localhost/jobs"
 )
 
 
@@ -70,7 +71,7 @@ class Block:
             return self.code.replace(_SQS_PLACE, url)
         place = urlsplit(url)
         return _DEFAULT_PLACE.sub(
-            lambda shown: f"{shown[0].partition('://')[0]}://{place.netloc}{place.path}", self.code
+            lambda shown: f"{shown[1] or shown[2] or shown[3] or ''}{place.netloc}{place.path}", self.code
         )
 
 

@@ -161,6 +161,7 @@ class InspectionTests(Harness):
         await self.take(broker, subscription, limit=2)
         await self.lapse(self.lease * 2)
         await broker.trim(subscription)
+        await self.pass_on()
         assert 5 == len(await self.collect(await self.another(), subscription, 5))
 
     async def test_a_diagnosis_is_given(self, broker: Broker[Any]) -> None:

@@ -41,6 +41,7 @@ class KeyedTests(Harness):
     async def test_no_other_owner_gets_a_message_whose_key_is_taken(
         self, broker: Broker[Any], source: str, keyed: Subscription
     ) -> None:
+        self.need(broker, "own_leases")
         self.need(broker, "keyed")
         await self.send(broker, source, *of("a", 1, 2), *of("b", 1, 2))
         (first,) = await self.take(broker, keyed, limit=1)
@@ -91,6 +92,7 @@ class KeyedTests(Harness):
     async def test_a_crash_does_not_let_later_ones_overtake(
         self, broker: Broker[Any], source: str, keyed: Subscription
     ) -> None:
+        self.need(broker, "own_leases")
         self.need(broker, "keyed")
         await self.send(broker, source, *of("a", 1, 2))
         crashed = await self.one(broker, keyed)

@@ -29,6 +29,7 @@ class TurnTests(Harness):
     @pytest.fixture
     def by_key(self, broker: Broker[Any], subscription: Subscription) -> Subscription:
         self.need(broker, "keyed")
+        self.need(broker, "own_leases")  # its stories have two owners take from one queue in turn
         return replace(subscription, keyed=True)
 
     async def next(self, broker: Broker[Any], by_key: Subscription, body: bytes) -> Delivery[Any]:
