@@ -107,6 +107,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``keyed``: messages of one key are handed out one at a time, in publish order, whichever worker takes them: none
     while an earlier one of its key is waiting, leased, or due to be tried again. Settling the earlier one for good (ack,
     dead letter) lets the next one come. Messages without a key are free. Asked for only where the broker can (``keyed``).
+    A message published with a delay has its place from the start where delayed ones lie among the others (SQL, memory),
+    and takes it when it is due where they are kept apart (Redis, Kafka).
     """
 
     source: str

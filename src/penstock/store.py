@@ -74,6 +74,21 @@ class Grant(msgspec.Struct, frozen=True):
 SLICES = 50  # parts of a window that are counted each for itself
 
 
+def charged(
+    spent: Mapping[int, int], now: float, *, limit: int, window: float, wanted: int
+) -> tuple[Grant, dict[int, int]]:
+    """What a budget gives of which so much was spent in each slice, and what is spent then."""
+    width = window / SLICES
+    current, oldest = int(now / width), int((now - window) / width)
+    kept = {each: count for each, count in spent.items() if each >= oldest and count}
+    free = max(limit - sum(kept.values()), 0)
+    count = min(wanted, free)
+    if count:
+        kept[current] = kept.get(current, 0) + count
+    retry_after = 0.0 if free > count else (min(kept) + 1) * width + window - now
+    return Grant(count, free - count, retry_after), kept
+
+
 @runtime_checkable
 class SupportsBudgets(Protocol):
     """Counts what is spent, for everybody who uses the store: the state of rate limits.

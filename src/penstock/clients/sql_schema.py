@@ -5,9 +5,9 @@ in the group ``''`` while nobody has subscribed. Its columns ``id queue payload 
 created_at`` are those of the common ``jobs`` table; times are seconds since the epoch. ``token`` is the fencing token of
 the fetch that leased the row, null while it waits; ``mid`` is the message's id where that is not the row's own.
 ``streams`` lists the groups of each queue (``''`` until there is one). ``dead``, ``once``, ``workers``, ``paused`` and
-``keys`` (of the store) are small and cold. ``locks`` has a row for each queue, on MySQL, which locks nothing but rows.
+``keys`` and ``cells`` (of the store: what is done, and small values) are small and cold. ``locks`` has a row for each queue, on MySQL, which locks nothing but rows.
 
-Version 2 added the index ``keyed`` and made ``keys`` part of the schema.
+Version 2 added the index ``keyed`` and the table ``cells``, and made ``keys`` part of the schema.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ class Schema:
             sa.Column("done", sa.Boolean, nullable=False),
             sa.Column("expires_at", sa.Double, nullable=False, index=True),
         )
-
+        self.cells = self._table(
+            "cells",
+            sa.Column("place", _NAME, primary_key=True),
+            sa.Column("key", _NAME, primary_key=True),
+            sa.Column("value", _BYTES, nullable=False),
+            sa.Column("expires_at", sa.Double, index=True),
+        )
         self.locks = self._table("locks", sa.Column("queue", _NAME, primary_key=True), info={"dialects": ("mysql",)})
 
     def ensure(self, conn: sa.Connection) -> None:

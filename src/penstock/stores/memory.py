@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from msgspec import UNSET, UnsetType
 
 from ..clock import SYSTEM_CLOCK, Clock
-from ..store import SLICES, Claim, Grant
+from ..store import Claim, Grant, charged
 
 
 class MemoryStore:
@@ -61,16 +61,9 @@ class MemoryStore:
         self._keys.pop(key, None)
 
     async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
-        width, now = window / SLICES, self._clock.time()
-        current, oldest = int(now / width), int((now - window) / width)
-        spent = {each: count for each, count in self._spent.get(name, {}).items() if each >= oldest and count}
-        free = max(limit - sum(spent.values()), 0)
-        count = min(wanted, free)
-        if count:
-            spent[current] = spent.get(current, 0) + count
-        self._spent[name] = spent
-        retry_after = 0.0 if free > count else (min(spent) + 1) * width + window - now
-        return Grant(count, free - count, retry_after)
+        spent = self._spent.get(name, {})
+        grant, self._spent[name] = charged(spent, self._clock.time(), limit=limit, window=window, wanted=wanted)
+        return grant
 
     async def rows(self, table: str) -> Mapping[str, bytes]:
         return dict(self._tables.get(table, {}))

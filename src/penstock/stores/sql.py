@@ -6,17 +6,23 @@ Every step begins by locking the key's row, which is made for that where there i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
+from msgspec import UNSET, UnsetType
 
 from ..clients.sql import SqlOptions
 from ..clients.sql_dialect import sql_dialect
 from ..clients.sql_opening import open_runner
 from ..clients.sql_schema import schema
 from ..clock import SYSTEM_CLOCK, Clock
-from ..store import Claim
+from ..store import Claim, Grant, charged
 
+_BUDGETS: Final = "budgets"
+_TABLE: Final = "table:"
+_spent = msgspec.json.Decoder(dict[int, int])
 _SWEEP = 100  # expired keys that one reservation sweeps away
 
 
@@ -26,7 +32,7 @@ class SqlStore:
     def __init__(self, options: SqlOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock, self._sql = clock, sql_dialect(options.family)
         tables = schema(options.prefix)
-        self._table = tables.keys
+        self._table, self._cells = tables.keys, tables.cells
         server = options.server is not None
         self._runner = open_runner(options, tables.check if server and not options.create else tables.ensure)
 
@@ -38,7 +44,7 @@ class SqlStore:
     async def reserve(self, key: str, owner: str, ttl: float) -> Claim:
         def work(conn: sa.Connection) -> Claim:
             now = self._now(conn)
-            self._sweep(conn, now)
+            self._sweep(conn, now, self._table)
             found = self._locked(conn, key, now)
             if found is not None and found.done:
                 return Claim.DONE
@@ -80,7 +86,7 @@ class SqlStore:
 
         def work(conn: sa.Connection) -> bool:
             now = self._now(conn)
-            self._sweep(conn, now)
+            self._sweep(conn, now, self._table)
             if self._locked(conn, key, now) is not None:
                 return False
             self._write(conn, key, owner="", done=True, expires_at=now + ttl)
@@ -93,8 +99,56 @@ class SqlStore:
         gone = self._table.delete().where(self._table.c.key == key)
         await self._runner.run(lambda conn: conn.execute(gone).rowcount)
 
+    async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        def work(conn: sa.Connection) -> Grant:
+            now = self._now(conn)
+            self._sweep(conn, now, self._cells)
+            value = self._cell(conn, _BUDGETS, name)
+            spent = {} if value is None else _spent.decode(value)
+            grant, spent = charged(spent, now, limit=limit, window=window, wanted=wanted)
+            if grant.count:
+                self._write_cell(conn, _BUDGETS, name, msgspec.json.encode(spent), now + 2 * window)
+            return grant
+
+        return await self._runner.run(work)
+
+    async def rows(self, table: str) -> Mapping[str, bytes]:
+        cells = self._cells
+        all_ = sa.select(cells.c.key, cells.c.value).where(cells.c.place == _TABLE + table, cells.c.value != b"")
+
+        def work(conn: sa.Connection) -> dict[str, bytes]:
+            return {key: bytes(value) for key, value in conn.execute(all_)}
+
+        return await self._runner.run(work, write=False)
+
+    async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        def work(conn: sa.Connection) -> bool:
+            found = self._cell(conn, _TABLE + table, key)
+            if expected is not UNSET and found != expected:
+                return False
+            if value is None:
+                cells = self._cells
+                conn.execute(cells.delete().where(cells.c.place == _TABLE + table, cells.c.key == key))
+            else:
+                self._write_cell(conn, _TABLE + table, key, value, None)
+            return True
+
+        return await self._runner.run(work)
+
     async def close(self) -> None:
         await self._runner.close()
+
+    def _cell(self, conn: sa.Connection, place: str, key: str) -> bytes | None:
+        """What is in a cell; nobody else gets at it before this transaction has ended. An empty one is none."""
+        cells = self._cells
+        conn.execute(self._sql.add(cells), {"place": place, "key": key, "value": b"", "expires_at": None})
+        one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key).with_for_update()
+        return bytes(conn.scalar(one) or b"") or None
+
+    def _write_cell(self, conn: sa.Connection, place: str, key: str, value: bytes, expires_at: float | None) -> None:
+        cells = self._cells
+        one = cells.update().where(cells.c.place == place, cells.c.key == key)
+        conn.execute(one.values(value=value, expires_at=expires_at))
 
     def _now(self, conn: sa.Connection) -> float:
         return self._sql.now(conn, self._clock)
@@ -114,8 +168,8 @@ class SqlStore:
     def _write(self, conn: sa.Connection, key: str, **values: Any) -> None:
         conn.execute(self._sql.put(self._table, tuple(values)), {"key": key, **values})
 
-    def _sweep(self, conn: sa.Connection, now: float) -> None:
-        table = self._table
+    @staticmethod
+    def _sweep(conn: sa.Connection, now: float, table: sa.Table) -> None:
         stale = sa.select(table.c.key).where(table.c.expires_at <= now).limit(_SWEEP).with_for_update(skip_locked=True)
         if keys := list(conn.scalars(stale)):
-            conn.execute(table.delete().where(table.c.key.in_(keys)))
+            conn.execute(table.delete().where(table.c.key.in_(keys), table.c.expires_at <= now))
