@@ -328,7 +328,7 @@ async def test_ruby_sees_our_processes_and_their_work(ruby: RubySidekiq, redis_s
     ]
     broker.on_signal = signals.append
     async with seen.working() as worker:
-        while not redis_server.call("SISMEMBER", "processes", broker.identity):  # noqa: ASYNC110 Redis tells nobody
+        while not redis_server.call("SISMEMBER", "processes", broker.identity):
             await asyncio.sleep(0.01)
         (jid,) = await broker.publish([outgoing("HardJob", [1])])
         await seen.count(1)
