@@ -327,10 +327,12 @@ async def test_ruby_sees_our_processes_and_their_work(ruby: RubySidekiq, redis_s
         for n, (_, context) in enumerate(seen.calls)
     ]
     broker.on_signal = signals.append
-    (jid,) = await broker.publish([outgoing("HardJob", [1])])
     async with seen.working() as worker:
+        while not redis_server.call("SISMEMBER", "processes", broker.identity):
+            await asyncio.sleep(0.01)
+        (jid,) = await broker.publish([outgoing("HardJob", [1])])
         await seen.count(1)
-        await broker.beat(worker.presence(broker), 60.0)
+        await broker.beat(worker.presence(broker), 60.0)  # no earlier one is under way that would say less
         facts = ruby.run("""
           process = Sidekiq::ProcessSet.new.first
           work = Sidekiq::Workers.new.map { |id, tid, w| [id, tid, w["queue"], w["run_at"], w["payload"]["jid"]] }

@@ -96,19 +96,21 @@ class LeaseTests(Harness):
     async def test_a_living_lease_is_left_alone(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        other = await self.another()  # beforehand: making a connection takes time, and leases are short
         await self.send(broker, source, *numbered(3))
         await self.collect(broker, subscription, 3)
-        assert [] == await self.reclaim(await self.another(), subscription)
+        assert [] == await self.reclaim(other, subscription)
 
     async def test_an_extended_lease_lives_on(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
+        other = await self.another()
         await self.send(broker, source, *numbered(3))
         held = await self.collect(broker, subscription, 3)
         for _ in range(3):
             await self.lapse(self.lease * 0.6)
             assert [] == list(await broker.extend(held[:2], self.lease))
-        lapsed = await self.reclaim(await self.another(), subscription)
+        lapsed = await self.reclaim(other, subscription)
         assert bodies(held[2:]) == bodies(lapsed)
         assert [] == list(await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in held[:2]]))
 
@@ -173,12 +175,12 @@ class LeaseTests(Harness):
     async def test_who_lost_the_lease_can_do_nothing(
         self, broker: Broker[Any], source: str, subscription: Subscription, outcome: Outcome
     ) -> None:
+        other = await self.another()
         await self.send(broker, source, *numbered(2))
         mine, late = await self.collect(broker, subscription, 2)
         await self.lapse(self.lease * 0.6)
         await broker.extend([mine], self.lease)
         await self.lapse(self.lease * 0.6)
-        other = await self.another()
         (taken,) = await self.reclaim(other, subscription)
         assert late.message.body == taken.message.body
         settlements = [Settlement(delivery=d, outcome=outcome) for d in (late, mine)]
@@ -216,15 +218,15 @@ class LeaseTests(Harness):
     async def test_a_fork_extends_and_settles_for_its_original(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
-        await self.send(broker, source, *numbered(2))
-        held = await self.collect(broker, subscription, 2)
-        fork = broker.fork()
+        fork, other = broker.fork(), await self.another()
         assert broker.identity == fork.identity
         await fork.open()
+        await self.send(broker, source, *numbered(2))
+        held = await self.collect(broker, subscription, 2)
         await self.lapse(self.lease * 0.6)
         assert [] == list(await fork.extend(held, self.lease))
         await self.lapse(self.lease * 0.6)
-        assert [] == await self.reclaim(await self.another(), subscription)
+        assert [] == await self.reclaim(other, subscription)
         assert await self.settle(fork, held[0], Ack())
         await fork.close()
         assert await self.settle(broker, held[1], Ack())
