@@ -30,6 +30,7 @@ COMMANDS = {
     "pause": "pause:pause",
     "resume": "pause:resume",
     "doctor": "doctor:doctor",
+    "import-gravito": "import_gravito:import_gravito",
     "bench": "bench:bench",
 }
 

@@ -35,7 +35,7 @@ from .failed import FailedJob, failed_job
 from .handling import begin, job_id
 from .holding import Holding
 from .pushing import Push
-from .recurring import Recurring, Schedules
+from .recurring import REMEMBERED, Recurring, Schedules
 from .working import WorkerOptions, consumer_of
 
 J = TypeVar("J", bound=Job)
@@ -191,12 +191,13 @@ class App:
         return self._schedules
 
     async def schedule(
-        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool = True
+        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool | None = None
     ) -> Recurring:
         """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
 
         Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
-        place of the old. Raises ``ConfigurationError`` for what is no cron expression or time zone.
+        place of the old, which stays disabled if it was, unless ``enabled`` says otherwise. Raises
+        ``ConfigurationError`` for what is no cron expression or time zone.
         """
         self._check(job)
         terms = job.terms
@@ -211,8 +212,8 @@ class App:
                 body=job.fields().encode(job).decode(),
                 headers=terms.headers(),
                 group=terms.group,
-                enabled=enabled,
-            )
+            ),
+            enabled=enabled,
         )
 
     async def _recur(self, schedule: Recurring, jid: str) -> None:
@@ -222,11 +223,12 @@ class App:
         message = Message(
             type=schedule.name,
             body=schedule.body.encode(),
-            key=schedule.group,
+            key=schedule.group or jid,
             enqueued_at=self._clock.time(),
             headers=headers,
         )
-        await broker.publish([Outgoing(destination=schedule.queue, message=message)])
+        once = REMEMBERED if schedule.group is None and broker.capabilities.idempotent else None
+        await broker.publish([Outgoing(destination=schedule.queue, message=message, once=once)])
 
     # ------------------------------------------------------------------------------------------------------- inspection
 
