@@ -66,6 +66,7 @@ class Schedules:
         self._tables, self._keys, self._push, self._clock = tables, keys, push, clock
         self._owner = secrets.token_hex(8)
         self._pushed: dict[str, float] = {}  # moments that may not be marked as done yet
+        self._firing: set[str] = set()  # several workers of one process may share this object
         self._unreadable: dict[str, bytes] = {}
 
     async def save(self, schedule: Recurring, *, enabled: bool | None = None) -> Recurring:
@@ -142,11 +143,16 @@ class Schedules:
             if schedule.next_run > now:
                 pause = min(pause, schedule.next_run - now)
                 continue
+            if ident in self._firing:
+                continue
+            self._firing.add(ident)
             try:
                 fired += await self._fire(schedule, raw)
             except PenstockError as error:  # the others are due all the same; this one is at the next look
                 logger.warning("the schedule %s did not fire: %s", ident, error)
                 pause = min(pause, 1.0)
+            finally:
+                self._firing.discard(ident)
         return fired, pause
 
     async def _fire(self, schedule: Recurring, raw: bytes) -> int:
