@@ -14,16 +14,14 @@ from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..app import open_broker, open_store
-from ..broker import Broker, Outgoing
-from ..clock import SYSTEM_CLOCK
+from ..broker import Broker
 from ..codecs.json import JsonCodec
 from ..consumer import Consumer
 from ..errors import ConfigurationError, DecodeError, InvalidURL, PublishError, UnknownType
-from ..inspector import Inspector
 from ..job import JOBS, FunctionJob, Job
 from ..job import job as function_job
 from ..job_terms import Terms, lanes
-from ..message import Delivery, Message
+from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Release
 from ..producer import Producer, Send
 from ..services import Service
@@ -31,11 +29,11 @@ from ..sidekiq.client import Client
 from ..store import Store, SupportsBudgets, SupportsTables
 from ..telemetry import TELEMETRY
 from ..worker import Worker
-from .failed import FailedJob, failed_job
 from .handling import begin, job_id
 from .holding import Holding
+from .inspecting import Inspecting
 from .pushing import Push
-from .recurring import REMEMBERED, Recurring, Schedules
+from .scheduling import Scheduling
 from .working import WorkerOptions, consumer_of
 
 J = TypeVar("J", bound=Job)
@@ -45,7 +43,7 @@ R = TypeVar("R")
 PAGE = 500
 
 
-class App:
+class App(Inspecting, Scheduling):
     """A manager of queues.
 
     ``connections``: brokers or their URLs by name, or a single one, which is called ``default``; without any, this
@@ -79,8 +77,6 @@ class App:
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._clients: dict[str, Client] = {}
         self._holdings: dict[str, Holding] = {}
-        self._schedules: Schedules | None = None
-        self._clock = SYSTEM_CLOCK
         self._worker: Worker | None = None
 
     # ------------------------------------------------------------------------------------------------------ connections
@@ -179,93 +175,6 @@ class App:
     async def release(self, job: Job, delay: float = 0.0) -> None:
         """Give a popped job back, as if it had never been popped. Raises as ``complete`` does."""
         await self._held(job).settle(job, Release(delay))
-
-    # -------------------------------------------------------------------------------------------------------- recurring
-
-    @property
-    def schedules(self) -> Schedules:
-        """The recurring jobs of all apps with the same store. Raises ``ConfigurationError`` if it can keep none."""
-        if self._schedules is None:
-            store = self._beside(self.default, "recurring jobs need")
-            self._schedules = Schedules(store, store, self._recur, self._clock)
-        return self._schedules
-
-    async def schedule(
-        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool | None = None
-    ) -> Recurring:
-        """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
-
-        Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
-        place of the old, which stays disabled if it was, unless ``enabled`` says otherwise. Raises
-        ``ConfigurationError`` for what is no cron expression or time zone.
-        """
-        self._check(job)
-        terms = job.terms
-        return await self.schedules.save(
-            Recurring(
-                id=ident,
-                cron=cron,
-                timezone=timezone,
-                connection=self._known(terms.connection),
-                queue=terms.lane,
-                name=job.wire_name,
-                body=job.fields().encode(job).decode(),
-                headers=terms.headers(),
-                group=terms.group,
-            ),
-            enabled=enabled,
-        )
-
-    async def _recur(self, schedule: Recurring, jid: str) -> None:
-        broker = self.broker(schedule.connection)
-        headers = {**schedule.headers, "jid": jid, "schedule": schedule.id}
-        await broker.open()
-        message = Message(
-            type=schedule.name,
-            body=schedule.body.encode(),
-            key=schedule.group or jid,
-            enqueued_at=self._clock.time(),
-            headers=headers,
-        )
-        once = REMEMBERED if schedule.group is None and broker.capabilities.idempotent else None
-        await broker.publish([Outgoing(destination=schedule.queue, message=message, once=once)])
-
-    # ------------------------------------------------------------------------------------------------------- inspection
-
-    async def size(self, queue: str = "default", connection: str | None = None) -> int:
-        """Jobs waiting in a queue, of every priority; neither those that run nor those that are delayed."""
-        stats = await (await self._inspector(connection)).stats(*lanes(queue))
-        return sum(max(each.size - max((group.leased for group in each.groups), default=0), 0) for each in stats)
-
-    async def clear(self, queue: str = "default", connection: str | None = None) -> int:
-        """Delete everything that waits in a queue, now or later; how many. What runs, and what is dead, stays."""
-        inspector = await self._inspector(connection)
-        return sum([await inspector.purge(name) for name in lanes(queue)])
-
-    async def get_failed(
-        self, queue: str = "default", start: int = 0, end: int = -1, connection: str | None = None
-    ) -> list[FailedJob]:
-        """The dead letters of a queue, the newest first; ``start`` and ``end`` as of a Redis list, both included."""
-        inspector = await self._inspector(connection)
-        letters = (await _failed_in(inspector, queue))[::-1]
-        return letters[start:] if end == -1 else letters[start : end + 1 if end >= 0 else end + 1 or None]
-
-    async def retry_failed(self, queue: str = "default", count: int = 1, connection: str | None = None) -> int:
-        """Put the ``count`` oldest dead letters back, as fresh jobs; how many there were."""
-        return await self._of_the_dead(queue, count, connection, Inspector.requeue)
-
-    async def clear_failed(self, queue: str = "default", connection: str | None = None) -> int:
-        """Delete the dead letters of a queue for good; how many there were."""
-        return await self._of_the_dead(queue, None, connection, Inspector.purge_dead)
-
-    async def _of_the_dead(self, queue: str, count: int | None, connection: str | None, act: Any) -> int:
-        inspector = await self._inspector(connection)
-        letters = await _failed_in(inspector, queue)
-        done = 0
-        for name in lanes(queue):
-            ids = [letter.letter for letter in letters[:count] if letter.queue == name]
-            done += await act(inspector, name, ids) if ids else 0
-        return done
 
     # ------------------------------------------------------------------------------------------------------------- work
 
@@ -377,11 +286,6 @@ class App:
                 return holding
         raise ConfigurationError(f"{job!r:.100} was not popped from this app, or is settled already")
 
-    async def _inspector(self, connection: str | None) -> Inspector:
-        broker = self.broker(connection)
-        await broker.open()
-        return Inspector(broker)
-
 
 class _JobCodec(JsonCodec):
     """Any job, by the codec of its class."""
@@ -417,16 +321,6 @@ async def _job_of(delivery: Delivery[Any], holding: Holding) -> Job | None:
         reason = "unknownType" if isinstance(error, UnknownType) else "undecodable"
         await holding.refuse(delivery, DeadLetter(reason, error))
         return None
-
-
-async def _failed_in(inspector: Inspector, queue: str) -> list[FailedJob]:
-    """The dead letters of a queue, of every priority, the oldest first."""
-    found = [failed_job(letter, name) for name in lanes(queue) async for letter in inspector.each_dead(name)]
-    return sorted(found, key=_failed_at)
-
-
-def _failed_at(job: FailedJob) -> float:
-    return job.failed_at or 0.0
 
 
 def _understood(delivery: Delivery[Any]) -> Job:

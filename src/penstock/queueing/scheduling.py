@@ -1,0 +1,81 @@
+"""The half of an app that is about recurring jobs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from ..broker import Broker, Outgoing
+from ..clock import SYSTEM_CLOCK
+from ..job import Job
+from ..message import Message
+from .recurring import REMEMBERED, Recurring, Schedules
+
+
+class Scheduling(ABC):
+    """What an ``App`` does by the clock."""
+
+    default: str
+    _schedules: Schedules | None = None
+    _clock = SYSTEM_CLOCK
+
+    @abstractmethod
+    def broker(self, connection: str | None = None) -> Broker[Any]:
+        """The broker of a connection."""
+
+    @abstractmethod
+    def _beside(self, connection: str, who: str) -> Any: ...
+
+    @abstractmethod
+    def _known(self, connection: str | None) -> str: ...
+
+    @abstractmethod
+    def _check(self, job: Any) -> None: ...
+
+    @property
+    def schedules(self) -> Schedules:
+        """The recurring jobs of all apps with the same store. Raises ``ConfigurationError`` if it can keep none."""
+        if self._schedules is None:
+            store = self._beside(self.default, "recurring jobs need")
+            self._schedules = Schedules(store, store, self._recur, self._clock)
+        return self._schedules
+
+    async def schedule(
+        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool | None = None
+    ) -> Recurring:
+        """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
+
+        Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
+        place of the old, which stays disabled if it was, unless ``enabled`` says otherwise. Raises
+        ``ConfigurationError`` for what is no cron expression or time zone.
+        """
+        self._check(job)
+        terms = job.terms
+        return await self.schedules.save(
+            Recurring(
+                id=ident,
+                cron=cron,
+                timezone=timezone,
+                connection=self._known(terms.connection),
+                queue=terms.lane,
+                name=job.wire_name,
+                body=job.fields().encode(job).decode(),
+                headers=terms.headers(),
+                group=terms.group,
+            ),
+            enabled=enabled,
+        )
+
+    async def _recur(self, schedule: Recurring, jid: str) -> None:
+        broker = self.broker(schedule.connection)
+        headers = {**schedule.headers, "jid": jid, "schedule": schedule.id}
+        await broker.open()
+        message = Message(
+            type=schedule.name,
+            body=schedule.body.encode(),
+            key=schedule.group or jid,
+            enqueued_at=self._clock.time(),
+            headers=headers,
+        )
+        once = REMEMBERED if schedule.group is None and broker.capabilities.idempotent else None
+        await broker.publish([Outgoing(destination=schedule.queue, message=message, once=once)])
