@@ -48,7 +48,7 @@ CAPABILITIES = {
     "idempotent": "publishes once for each key, in one step",
     "retentions": "how long a message may stay that every group has acked; the first is the default",
     "shared": "several processes may work on it",
-    "several": "one consumer may read several queues",
+    "several": "one fetch takes from several queues; elsewhere the engine looks into one after the other",
     "keyed": "messages of one key are taken one at a time and in order, across all workers",
     "own_leases": "each message has a lease of its own that lapses by time",
     "counted": "crashes of a message's owners are counted",

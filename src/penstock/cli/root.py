@@ -32,6 +32,7 @@ COMMANDS = {
     "resume": "pause:resume",
     "migrate": "migrate:migrate",
     "doctor": "doctor:doctor",
+    "import-gravito": "import_gravito:import_gravito",
     "bench": "bench:bench",
 }
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from ..audit import Audit, Audited
-from ..broker import Broker, Outgoing
-from ..clock import SYSTEM_CLOCK
+from ..audit import Audit
+from ..broker import Broker
 from ..consumer import Consumer
 from ..errors import ConfigurationError, PublishError
 from ..job import JOBS, FunctionJob, Job
 from ..job import job as function_job
 from ..job_terms import Terms, lanes
-from ..message import Message
 from ..outcome import ACK, DeadLetter, Release
 from ..producer import Producer, Send
 from ..services import Service
@@ -27,12 +25,11 @@ from ..sidekiq.client import Client
 from ..store import Store, SupportsBudgets
 from ..telemetry import TELEMETRY
 from ..worker import Worker
-from . import failed as dead
 from .connections import Connections
-from .failed import FailedJob
 from .holding import Holding
-from .pushing import Push
-from .recurring import Recurring, Schedules
+from .inspecting import Inspecting
+from .pushing import Push, checked
+from .scheduling import Scheduling
 from .working import WorkerOptions, consumer_of
 
 J = TypeVar("J", bound=Job)
@@ -40,7 +37,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class App:
+class App(Inspecting, Scheduling):
     """A manager of queues.
 
     ``connections``: brokers or their URLs by name, or a single one, which is called ``default``; without any, this
@@ -62,10 +59,14 @@ class App:
     ) -> None:
         self._connections = Connections(connections, default, store, persistence)
         self.worker_options = worker_options or WorkerOptions()
-        self._auto_start, self._clock = auto_start_worker, SYSTEM_CLOCK
+        self._auto_start = auto_start_worker
         self._holdings: dict[str, Holding] = {}
-        self._schedules: Schedules | None = None
         self._worker: Worker | None = None
+
+    @property
+    def default(self) -> str:
+        """The connection of jobs that name none."""
+        return self._connections.known(None)
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ class App:
 
         Returns the job, its ``jid`` set, once the broker has it. Raises as ``Producer.send`` does.
         """
-        return Push(_checked(job), self._push)
+        return Push(checked(job), self._push)
 
     async def push_many(self, jobs: Iterable[J]) -> list[J]:
         """Push many jobs in as few round trips as possible, each as it says itself.
@@ -107,7 +108,7 @@ class App:
         Raises ``PublishError`` with the fate of each when only some were refused; nothing is sent if one of them cannot
         be written.
         """
-        given = [_checked(job) for job in jobs]
+        given = [checked(job) for job in jobs]
         parts: dict[tuple[str, str], list[int]] = {}
         for number, job in enumerate(given):
             job.fields().encode(job)
@@ -159,79 +160,6 @@ class App:
             if job in holding:
                 return holding
         raise ConfigurationError(f"{job!r:.100} was not popped from this app, or is settled already")
-
-    # -------------------------------------------------------------------------------------------------------- recurring
-
-    @property
-    def schedules(self) -> Schedules:
-        """The recurring jobs of all apps with the same store. Raises ``ConfigurationError`` if it can keep none."""
-        if self._schedules is None:
-            store = self._connections.store("recurring jobs")
-            self._schedules = Schedules(store, store, self._recur, self._clock)
-        return self._schedules
-
-    async def schedule(
-        self, ident: str, cron: str, job: Job, *, timezone: str = "UTC", enabled: bool = True
-    ) -> Recurring:
-        """Push ``job`` again and again, whenever ``cron`` is due: an id of yours, five fields, or six with seconds.
-
-        Workers of this app fire it, each moment once however many they are; the same id puts the new schedule in the
-        place of the old. Raises ``ConfigurationError`` for what is no cron expression or time zone.
-        """
-        terms = _checked(job).terms
-        return await self.schedules.save(
-            Recurring(
-                id=ident,
-                cron=cron,
-                timezone=timezone,
-                connection=self._connections.known(terms.connection),
-                queue=terms.lane,
-                name=job.wire_name,
-                body=job.fields().encode(job).decode(),
-                headers=terms.headers(),
-                group=terms.group,
-                enabled=enabled,
-            )
-        )
-
-    async def _recur(self, schedule: Recurring, jid: str) -> None:
-        broker, archive = self.broker(schedule.connection), self._connections.archive
-        await broker.open()
-        message = Message(
-            type=schedule.name,
-            body=schedule.body.encode(),
-            key=schedule.group,
-            enqueued_at=self._clock.time(),
-            headers={**schedule.headers, "jid": jid, "schedule": schedule.id},
-        )
-        publish = broker.publish if archive is None else Audited(broker, archive).publish
-        await publish([Outgoing(destination=schedule.queue, message=message)])
-
-    # ------------------------------------------------------------------------------------------------------- inspection
-
-    async def size(self, queue: str = "default", connection: str | None = None) -> int:
-        """Jobs waiting in a queue, of every priority; neither those that run nor those that are delayed."""
-        return await dead.waiting(await self._connections.inspector(connection), queue)
-
-    async def clear(self, queue: str = "default", connection: str | None = None) -> int:
-        """Delete everything that waits in a queue, now or later; how many. What runs, and what is dead, stays."""
-        inspector = await self._connections.inspector(connection)
-        return sum([await inspector.purge(name) for name in lanes(queue)])
-
-    async def get_failed(
-        self, queue: str = "default", start: int = 0, end: int = -1, connection: str | None = None
-    ) -> list[FailedJob]:
-        """The dead letters of a queue, the newest first; ``start`` and ``end`` as of a Redis list, both included."""
-        letters = (await dead.failed(await self._connections.inspector(connection), queue))[::-1]
-        return letters[start : None if end == -1 else end + 1]
-
-    async def retry_failed(self, queue: str = "default", count: int = 1, connection: str | None = None) -> int:
-        """Put the ``count`` oldest dead letters back, as fresh jobs; how many there were."""
-        return await dead.put_back(await self._connections.inspector(connection), queue, count)
-
-    async def clear_failed(self, queue: str = "default", connection: str | None = None) -> int:
-        """Delete the dead letters of a queue for good; how many there were."""
-        return await dead.clear(await self._connections.inspector(connection), queue)
 
     # ------------------------------------------------------------------------------------------------------------- work
 
@@ -290,14 +218,6 @@ class App:
         for holding in self._holdings.values():
             await holding.close()
         await self._connections.close()
-
-
-def _checked(job: J) -> J:
-    """A job that can be pushed. Raises ``ConfigurationError``."""
-    if not isinstance(cast("Any", job), Job):
-        raise ConfigurationError(f"push takes an instance of a subclass of penstock.Job, got {job!r:.100}")
-    job.fields()
-    return job
 
 
 def _send(job: Job, terms: Terms) -> Send[Any]:

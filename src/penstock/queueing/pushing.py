@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
+from ..errors import ConfigurationError
 from ..job import Job
 from ..job_terms import Fluent, Terms
 
@@ -27,3 +28,11 @@ class Push(Fluent, Awaitable[J], Generic[J]):
         if not getattr(self, "_awaited", True):
             text = f"the push of {self._job!r:.100} was never awaited: nothing was sent"
             warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)
+
+
+def checked(job: J) -> J:
+    """A job that can be pushed. Raises ``ConfigurationError``."""
+    if not isinstance(cast("Any", job), Job):
+        raise ConfigurationError(f"push takes an instance of a subclass of penstock.Job, got {job!r:.100}")
+    job.fields()
+    return job

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import astuple
 
-from ...store import Claim, Store, SupportsBudgets
+from ...store import Claim, Store, SupportsBudgets, SupportsTables
 from ..clock import ManualClock
 
 
@@ -144,3 +144,50 @@ class StoreConformance:
             for other in others:
                 await other.close()
         assert 25 == sum(grant.count for grant in grants)
+
+    # ---------------------------------------------------------------------------------------------------------- tables
+
+    @pytest.fixture
+    def tables(self, store: Store) -> SupportsTables:
+        if not isinstance(store, SupportsTables):
+            pytest.skip("the store keeps no tables")
+        return store
+
+    async def test_a_table_keeps_rows_as_they_were_put(self, tables: SupportsTables, key: str) -> None:
+        assert {} == dict(await tables.rows(key))
+        assert await tables.put(key, "b", b"\x00\xff")
+        assert await tables.put(key, "a:\u00fc", b"")
+        assert await tables.put(key, "b", b"new")
+        assert {"a:\u00fc": b"", "b": b"new"} == dict(await tables.rows(key))
+        assert {} == dict(await tables.rows(f"{key}2"))
+
+    async def test_a_row_can_be_removed_and_is_not_missed(self, tables: SupportsTables, key: str) -> None:
+        await tables.put(key, "a", b"1")
+        assert await tables.put(key, "a", None)
+        assert await tables.put(key, "a", None)
+        assert {} == dict(await tables.rows(key))
+
+    async def test_a_row_changes_only_from_what_is_expected(self, tables: SupportsTables, key: str) -> None:
+        assert not await tables.put(key, "a", b"1", b"0")
+        assert await tables.put(key, "a", b"1", None)
+        assert not await tables.put(key, "a", b"2", None)
+        assert not await tables.put(key, "a", b"2", b"")
+        assert not await tables.put(key, "a", None, b"0")
+        assert {"a": b"1"} == dict(await tables.rows(key))
+        assert await tables.put(key, "a", b"2", b"1")
+        assert await tables.put(key, "a", None, b"2")
+        assert {} == dict(await tables.rows(key))
+
+    async def test_of_several_who_change_a_row_at_once_one_does(self, tables: SupportsTables, key: str) -> None:
+        others = [await self.make_store() for _ in range(3)]
+        stores = [each for each in (tables, *others) if isinstance(each, SupportsTables)]
+        try:
+            await tables.put(key, "a", b"0")
+            done = await asyncio.gather(
+                *(each.put(key, "a", f"{n}".encode(), b"0") for n, each in enumerate(stores * 3, 1))
+            )
+        finally:
+            for other in others:
+                await other.close()
+        assert 1 == done.count(True)
+        assert f"{done.index(True) + 1}".encode() == (await tables.rows(key))["a"]
