@@ -1,7 +1,8 @@
 """What one consumer holds: everything fetched and not settled yet, in which state, and who waits for a change.
 
 ``waiting`` → a slot runs it → ``finished`` → settled. ``held`` spans all of that, by message id; the lease keeper
-renews what is in it, back-pressure counts it. Plain state: no I/O. It belongs to the event loop; only ``held`` is also
+renews what is in it, back-pressure counts it. An id is unique in its queue only, on some brokers: a message of another
+queue with the id of one that is held is among ``twins``, for whoever added it to give back for a moment. Plain state: no I/O. It belongs to the event loop; only ``held`` is also
 read by the lease keeper's thread.
 """
 
@@ -62,6 +63,7 @@ class Ledger:
         self.finished: list[Settlement[Any]] = []
         self.settling: set[str] = set()
         self.parked: list[Delivery[Any]] = []
+        self.twins: list[Delivery[Any]] = []
         self.unpark: Callable[[Sequence[Delivery[Any]]], object] = self.add
         self.wake: Callable[[], object] = _nobody
         self.closed = False  # nothing new begins here
@@ -78,6 +80,9 @@ class Ledger:
         """Take fresh deliveries in."""
         for delivery in deliveries:
             old = self.held.get(delivery.message.id)
+            if old is not None and old.source != delivery.source:
+                self.twins.append(delivery)
+                continue
             if old is not None and not self._replaces(old, delivery):
                 continue
             self.held[delivery.message.id] = delivery

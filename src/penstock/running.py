@@ -18,7 +18,7 @@ import msgspec
 from .audit import Audit
 from .batch_slots import BatchSlots
 from .batches import Batch, BatchExecutor
-from .broker import Broker, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
+from .broker import Broker, Settlement, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
 from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
@@ -29,6 +29,7 @@ from .ledger import SUSPECT_COUNT, Ledger, suspect_count
 from .message import Delivery
 from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
+from .outcome import Release
 from .pipeline import ConsumeMiddleware
 from .queues import Queues
 from .rates import Gate, Rates
@@ -48,6 +49,8 @@ from .turns import Turns, each_queue
 
 logger = logging.getLogger("penstock")
 
+TWIN_PAUSE = 0.05  # seconds until a message comes again whose id another queue's message has, which is held here
+IDLE_LOOKS = 2.0  # seconds between two looks of the scheduler at one of several queues, at most
 SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
 
 
@@ -193,6 +196,7 @@ class Running:
         self._reasons: set[str] = set()
         self._left_out: frozenset[str] = frozenset()
         self._holding = asyncio.Lock()
+        self._strays: set[asyncio.Future[Any]] = set()
         self._quieted = False
 
     def _make_slots(self) -> tuple[Ledger, Slots, Deadlines]:
@@ -274,25 +278,43 @@ class Running:
     def accept(self, deliveries: Sequence[Delivery[Any]]) -> None:
         """Take deliveries in and wake a slot."""
         self.ledger.add(deliveries)
+        if self.ledger.twins:
+            self._later(self.ledger.twins)
+            self.ledger.twins = []
         if self.intake.quiet:  # fetched while the worker went quiet: for somebody else to run
             self.ledger.release_unstarted(deliveries)
         elif self._left_out:  # asked for before the queue was paused
             self.ledger.release_unstarted([d for d in deliveries if d.source in self._left_out])
         self.slots.wake()
 
+    def _later(self, twins: list[Delivery[Any]]) -> None:
+        """Give them back for a moment. If that fails they come back when their leases lapse."""
+        back = [Settlement(delivery=each, outcome=Release(TWIN_PAUSE)) for each in twins]
+        task = asyncio.ensure_future(self._plan.broker.settle(back))
+        self._strays.add(task)
+        task.add_done_callback(self._given_back)
+
+    def _given_back(self, task: asyncio.Future[Any]) -> None:
+        self._strays.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("%s: a message was not given back: %s", self._plan.name, task.exception())
+
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
         found: list[Service] = [*self._plan.options.services]
-        for subscription in each_queue(self._plan.broker, self._plan.subscription):
-            found += self._services(subscription, scheduler=scheduler)
+        parts = each_queue(self._plan.broker, self._plan.subscription)
+        for subscription in parts:
+            found += self._services(subscription, len(parts), scheduler=scheduler)
         return found
 
-    def _services(self, subscription: Subscription, *, scheduler: bool) -> list[Service]:
+    def _services(self, subscription: Subscription, parts: int, *, scheduler: bool) -> list[Service]:
+        """The roles of one of so many queues: the more there are, the rarer each is looked at."""
         broker, claim = self._plan.broker, self._plan.claim
         telemetry, limit = self._around.telemetry, self._plan.policy.max_attempts
         found: list[Service] = []
         if scheduler and isinstance(broker, SupportsSchedule):
-            found.append(Scheduler(broker, subscription.source, telemetry, delayed=subscription.delayed))
+            tick = min(Scheduler.tick * parts, max(IDLE_LOOKS, Scheduler.tick))
+            found.append(Scheduler(broker, subscription.source, telemetry, delayed=subscription.delayed, tick=tick))
         if isinstance(broker, SupportsReclaim):
             # With a limit of 1 nothing of it will run, and nothing can be taken down
             found.append(
@@ -303,7 +325,7 @@ class Running:
                     self.accept,
                     self.intake.room,
                     telemetry,
-                    interval=claim.interval,
+                    interval=min(claim.interval * parts, max(claim.min_idle / 3, claim.interval)),
                     most=claim.max_per_tick,
                     suspect_count=suspect_count(limit) if limit > 1 else SUSPECT_COUNT,
                 )
@@ -357,7 +379,7 @@ class Running:
         await wait_until(self.ledger.idle, self._around.clock, SETTLE_GRACE)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._strays, return_exceptions=True)
         if self._plan.archive is not None and not await self._plan.archive.flush(SETTLE_GRACE):
             logger.warning("%s: rows wait for the archive; close it, or they go with this process", self._plan.name)
         if self._threads is not None:

@@ -33,6 +33,7 @@ class Turns:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._waiting: dict[str, _Answer] = {}
+        self._empty: set[str] = set()  # waited for in vain, until just now: another look would find nothing
         self._taken: list[Delivery[Any]] = []
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Any]]:
@@ -56,10 +57,11 @@ class Turns:
         for queue in self._waiting.keys() - set(subscription.queues):  # nobody asks for it any more
             self._waiting[queue].cancel()
         self._collect(subscription.queues)
+        skip, self._empty = self._empty, set()
         for queue in subscription.queues:
             if len(self._taken) >= limit:
                 return
-            if queue not in self._waiting:
+            if queue not in self._waiting and queue not in skip:
                 left = limit - len(self._taken)
                 self._taken += await self._fetch(_alone(subscription, queue), left, 0.0)
 
@@ -76,6 +78,8 @@ class Turns:
                 failures.append(error)
             elif not answer.cancelled():
                 self._taken += answer.result()
+                if not answer.result():
+                    self._empty.add(queue)
         if failures:
             raise failures[0]
 

@@ -13,6 +13,7 @@ class Scheduler:
     """``tick``: longest pause in seconds. It wakes earlier for a message that is due earlier."""
 
     name = "scheduler"
+    tick = 0.25
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class Scheduler:
         *,
         delayed: str | None = None,
         max_batch: int = 256,
-        tick: float = 0.25,
+        tick: float = tick,
     ) -> None:
         self.stream = stream
         self._broker, self._telemetry, self._delayed = broker, telemetry, delayed
