@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .outcome import Release as Release
     from .outcome import Retry as Retry
     from .pipeline import Middleware as Middleware
+    from .plan import Claim as Claim
+    from .plan import Options as Options
     from .producer import Idempotency as Idempotency
     from .producer import Producer as Producer
     from .producer import Send as Send
@@ -61,8 +63,6 @@ if TYPE_CHECKING:
     from .retry import Linear as Linear
     from .retry import RetryPolicy as RetryPolicy
     from .retry_daemon import RetryDaemon as RetryDaemon
-    from .running import Claim as Claim
-    from .running import Options as Options
     from .store import IdempotencyCache as IdempotencyCache
     from .store import Store as Store
     from .stores.archive import Archive as Archive
@@ -96,7 +96,7 @@ _HOMES = {
     "rate": "Rate",
     "retry": "Constant Delays Exponential ExponentialJitter Linear RetryPolicy",
     "retry_daemon": "RetryDaemon",
-    "running": "Claim Options",
+    "plan": "Claim Options",
     "store": "IdempotencyCache Store",
     "stores.archive": "Archive",
     "telemetry": "TELEMETRY Telemetry",

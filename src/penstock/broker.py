@@ -107,8 +107,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     ``keyed``: messages of one key are handed out one at a time, in publish order, whichever worker takes them: none
     while an earlier one of its key is waiting, leased, or due to be tried again. Settling the earlier one for good (ack,
     dead letter) lets the next one come. Messages without a key are free. Asked for only where the broker can (``keyed``).
-    A message published with a delay has its place from the start where delayed ones lie among the others (SQL, memory),
-    and takes it when it is due where they are kept apart (Redis, Kafka).
+    A delayed message has its place from the start where it lies among the others (SQL), else (Redis) when it is due.
     """
 
     source: str
@@ -181,8 +180,7 @@ class Broker(Protocol[R]):
 
         Creates the group (and what else is missing) on first use; with a ``limit`` of 0 it does only that. A new group
         that begins with the first message gets everything due that is still kept, for other groups or for none yet.
-        Returns early with whatever there is, and an empty
-        sequence when there is nothing. Cancelling it loses nothing: what was taken meanwhile is given back, at the
+        Returns early with whatever there is, and an empty sequence when there is nothing. Cancelling it loses nothing: what was taken meanwhile is given back, at the
         latest by ``close``. A message that cannot be read comes as a delivery with ``defect``.
         """
         ...

@@ -16,10 +16,11 @@ from .context import Context
 from .errors import ConfigurationError, ConnectionFailed, UnsupportedFeature
 from .ledger import Counters
 from .pipeline import ConsumeMiddleware
+from .plan import Claim, Options, Plan
 from .queues import Queues
 from .registry import Handler, Registry
 from .retry import RetryPolicy
-from .running import Claim, Options, Plan, Running, Surroundings
+from .running import Running, Surroundings
 from .sharding import shard_names
 from .turns import each_queue
 

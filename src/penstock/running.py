@@ -10,38 +10,33 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from .audit import Audit
 from .batch_slots import BatchSlots
-from .batches import Batch, BatchExecutor
+from .batches import BatchExecutor
 from .broker import Broker, Settlement, Subscription, SupportsReclaim, SupportsSchedule, SupportsTrim
-from .checks import at_least_one, one_of, positive
 from .clock import Clock, wait_until
 from .deadlines import Deadlines
 from .effects import Effects, SupportsTransaction
-from .executor import Executor, Expired, Limits, Refused
-from .intake import Intake, Prefetch
+from .executor import Executor
+from .intake import Intake
 from .ledger import SUSPECT_COUNT, Ledger, suspect_count
 from .message import Delivery
 from .ordering import OrderedLedger, OrderedSlots
 from .outage import OutageLog, Outages
 from .outcome import Release
-from .pipeline import ConsumeMiddleware
-from .queues import Queues
-from .rates import Gate, Rates
-from .registry import Registry
-from .retry import RetryPolicy
+from .plan import Plan
+from .rates import Gate
 from .services import Service
 from .services.leases import LeaseKeeper
 from .services.pruner import Pruner
 from .services.reclaimer import Reclaimer
 from .services.scheduler import Scheduler
 from .settling import Settler
-from .sharding import shard_names
 from .slots import Slots
 from .telemetry import Telemetry
 from .threads import Threads
@@ -52,98 +47,6 @@ logger = logging.getLogger("penstock")
 TWIN_PAUSE = 0.05  # seconds until a message comes again whose id another queue's message has, which is held here
 IDLE_LOOKS = 2.0  # seconds between two looks of the scheduler at one of several queues, at most
 SETTLE_GRACE = 5.0  # seconds that a stopping consumer waits for its last outcomes to be written
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """Recovery of what dead workers left. ``min_idle`` is the lease, in seconds: a message whose owner has not renewed
-    it for so long is taken over. ``max_per_tick`` messages every ``interval`` seconds.
-    """
-
-    min_idle: float = 30.0
-    max_per_tick: int = 128
-    interval: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive("min_idle, the lease in seconds,", self.min_idle)
-        at_least_one("max_per_tick", self.max_per_tick)
-        positive("interval, in seconds,", self.interval)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What rarely needs to be said about a consumer.
-
-    ``start``: where a new group begins. ``delayed``: name of the structure that holds retries, where the broker lets
-    one choose. ``threads``: most plain-function handlers at once, by default the consumer's concurrency.
-    ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
-    letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
-    letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
-    ``services``: further roles that run beside the consumer.
-    """
-
-    prefetch: Prefetch = field(default_factory=Prefetch)
-    limits: Limits = field(default_factory=Limits)
-    start: Literal["first", "next"] = "first"
-    delayed: str | None = None
-    threads: int | None = None
-    expired: Expired = "dead_letter"
-    refused: Refused | None = None
-    rates: Rates | None = None
-    services: Sequence[Service] = ()
-
-    def __post_init__(self) -> None:
-        one_of("start", self.start, ("first", "next"))
-        one_of("expired", self.expired, ("dead_letter", "discard", "run"))
-        if self.threads is not None:
-            at_least_one("threads", self.threads)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a consumer was told, ready to be run."""
-
-    broker: Broker[Any]
-    subscription: Subscription
-    registry: Registry
-    policy: RetryPolicy
-    middleware: tuple[ConsumeMiddleware, ...]
-    concurrency: int
-    claim: Claim
-    options: Options
-    timeout: float | None = None
-    batch: Batch | None = None
-    ordered: bool = False
-    shards: int = 1
-    queues: Queues | None = None
-    archive: Audit | None = None
-
-    @property
-    def at_once(self) -> int:
-        """Most messages in handlers' hands, and as many more in the next batches."""
-        return self.concurrency * (2 * self.batch.size if self.batch is not None else 1)
-
-    @property
-    def name(self) -> str:
-        """``stream/group``, for people."""
-        return f"{self.subscription.source}/{self.subscription.group}"
-
-    def lanes(self) -> list[Plan]:
-        """A plan for each shard, which has a share of the slots: a shard that is lost or slow holds up no other."""
-        if self.shards == 1:
-            return [self]
-        names = shard_names(self.subscription.source, self.shards)
-        threads = self.options.threads and -(-self.options.threads // self.shards)
-        return [
-            replace(
-                self,
-                subscription=msgspec.structs.replace(self.subscription, source=name),
-                concurrency=-(-self.concurrency // self.shards),
-                options=replace(self.options, threads=threads),
-                shards=1,
-            )
-            for name in names
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,12 +195,8 @@ class Running:
         back = [Settlement(delivery=each, outcome=Release(TWIN_PAUSE)) for each in twins]
         task = asyncio.ensure_future(self._plan.broker.settle(back))
         self._strays.add(task)
-        task.add_done_callback(self._given_back)
-
-    def _given_back(self, task: asyncio.Future[Any]) -> None:
-        self._strays.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.warning("%s: a message was not given back: %s", self._plan.name, task.exception())
+        task.add_done_callback(self._strays.discard)
+        task.add_done_callback(_given_back)
 
     def services(self, *, scheduler: bool = True) -> list[Service]:
         """The roles that this consumer's broker needs, and that belong to its subscription."""
@@ -413,3 +312,8 @@ class Running:
 
     def _task(self, work: Coroutine[Any, Any, None], role: str) -> asyncio.Task[None]:
         return asyncio.create_task(work, name=f"{role} {self._plan.name}")
+
+
+def _given_back(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("a message was not given back: %s", error)

@@ -26,7 +26,7 @@ from penstock.broker import Outgoing, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import ConnectionFailed
 from penstock.message import Delivery, Message
-from penstock.running import Claim
+from penstock.plan import Claim
 from penstock.sharding import Shards, shard_names
 from penstock.telemetry import Telemetry
 from penstock.testing import VirtualClock, run_virtual

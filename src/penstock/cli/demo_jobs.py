@@ -16,8 +16,8 @@ from ..app import open_broker
 from ..consumer import Consumer
 from ..context import Context
 from ..outcome import Ack, DeadLetter, Outcome
+from ..plan import Claim
 from ..retry import ExponentialJitter, RetryPolicy
-from ..running import Claim
 from .demo_record import Record
 
 GROUP = "mailers"

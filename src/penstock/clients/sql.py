@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..broker import Retention
 from ..checks import history_free
+from ..config import mask_url
 from ..errors import ConfigurationError, InvalidURL, MissingExtra
 from .sql_address import EXPECTED_SERVER, SERVER_SCHEMES, Family, ServerAddress
 
@@ -113,7 +114,7 @@ class SqlOptions:
                 _known(family, options)
             return replace(cls(**place, **_values(ours)), **options)
         except (ConfigurationError, TypeError, ValueError) as wrong:
-            raise InvalidURL(f"{wrong}: {expected}; got {shown!r}") from wrong
+            raise InvalidURL(mask_url(f"{wrong}: {expected}; got {shown!r}")) from wrong
 
 
 def _known(family: Family, options: Mapping[str, Any]) -> None:

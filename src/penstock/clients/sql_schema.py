@@ -95,13 +95,7 @@ class Schema:
             sa.Column("done", sa.Boolean, nullable=False),
             sa.Column("expires_at", sa.Double, nullable=False, index=True),
         )
-        self.cells = self._table(
-            "cells",
-            sa.Column("place", _NAME, primary_key=True),
-            sa.Column("key", _NAME, primary_key=True),
-            sa.Column("value", _BYTES, nullable=False),
-            sa.Column("expires_at", sa.Double, index=True),
-        )
+        self.cells = self._cells()
         self.locks = self._table("locks", sa.Column("queue", _NAME, primary_key=True), info={"dialects": ("mysql",)})
 
     def ensure(self, conn: sa.Connection) -> None:
@@ -188,6 +182,15 @@ class Schema:
         self._index("leased", table, ("queue", "grp", "lease_until"), table.c.token.is_not(None))
         self._index("keyed", table, ("queue", "grp", "key", "id"), table.c.key.is_not(None))
         return table
+
+    def _cells(self) -> sa.Table:
+        return self._table(
+            "cells",
+            sa.Column("place", _NAME, primary_key=True),
+            sa.Column("key", _NAME, primary_key=True),
+            sa.Column("value", _BYTES),
+            sa.Column("expires_at", sa.Double, index=True),
+        )
 
     def _dead(self) -> sa.Table:
         table = self._table(

@@ -20,10 +20,10 @@ from ..message import Delivery, Envelope
 from ..middleware.ratelimit import RateLimit
 from ..outcome import DeadLetter
 from ..pipeline import ConsumeMiddleware
+from ..plan import Claim, Options
 from ..queues import Queues
 from ..rate import Rate, rate_of
 from ..rates import Budget, Rates
-from ..running import Claim, Options
 from ..services import Service
 from ..sidekiq.job_payload import ArgsCodec
 from ..sidekiq.processor import MAX_CRASHES, UNLIMITED, Processor, ProcessorOptions

@@ -33,9 +33,9 @@ from ..executor import Limits
 from ..iterable import Interrupted, IterableJob, Iterations
 from ..message import Delivery
 from ..outcome import ACK, DeadLetter, Outcome, Release, Retry
+from ..plan import Options
 from ..queues import Queues
 from ..retry import RetryPolicy
-from ..running import Options
 from ..threads import Threads, in_thread
 from . import job_retry
 from .chain import Chain

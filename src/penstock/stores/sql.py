@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-import sqlalchemy as sa
 from msgspec import UNSET, UnsetType
 
 from ..clients.sql import SqlOptions
@@ -18,7 +17,13 @@ from ..clients.sql_dialect import sql_dialect
 from ..clients.sql_opening import open_runner
 from ..clients.sql_schema import schema
 from ..clock import SYSTEM_CLOCK, Clock
+from ..errors import MissingExtra
 from ..store import Claim, Grant, charged
+
+try:
+    import sqlalchemy as sa
+except ImportError as missing:
+    raise MissingExtra("SQLAlchemy", "sqlite") from missing
 
 _BUDGETS: Final = "budgets"
 _TABLE: Final = "table:"
@@ -114,7 +119,7 @@ class SqlStore:
 
     async def rows(self, table: str) -> Mapping[str, bytes]:
         cells = self._cells
-        all_ = sa.select(cells.c.key, cells.c.value).where(cells.c.place == _TABLE + table, cells.c.value != b"")
+        all_ = sa.select(cells.c.key, cells.c.value).where(cells.c.place == _TABLE + table, cells.c.value.is_not(None))
 
         def work(conn: sa.Connection) -> dict[str, bytes]:
             return {key: bytes(value) for key, value in conn.execute(all_)}
@@ -139,11 +144,12 @@ class SqlStore:
         await self._runner.close()
 
     def _cell(self, conn: sa.Connection, place: str, key: str) -> bytes | None:
-        """What is in a cell; nobody else gets at it before this transaction has ended. An empty one is none."""
+        """What is in a cell; nobody else gets at it before this transaction has ended."""
         cells = self._cells
-        conn.execute(self._sql.add(cells), {"place": place, "key": key, "value": b"", "expires_at": None})
+        conn.execute(self._sql.add(cells), {"place": place, "key": key, "value": None, "expires_at": None})
         one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key).with_for_update()
-        return bytes(conn.scalar(one) or b"") or None
+        found = conn.scalar(one)
+        return None if found is None else bytes(found)
 
     def _write_cell(self, conn: sa.Connection, place: str, key: str, value: bytes, expires_at: float | None) -> None:
         cells = self._cells

@@ -11,8 +11,8 @@ from ...context import Context
 from ...errors import ConnectionFailed
 from ...intake import Prefetch
 from ...outcome import DeadLetter, Outcome, Release, Retry
+from ...plan import Claim, Options
 from ...retry import ExponentialJitter, RetryPolicy
-from ...running import Claim, Options
 from ...telemetry import Telemetry
 from ...worker import Worker
 from .history import History
