@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from penstock.broker import Broker, Settlement, Subscription
 from penstock.brokers.sqs import SqsBroker
+from penstock.errors import UnsupportedFeature
 from penstock.message import Delivery
-from penstock.outcome import Ack, DeadLetter, Retry
+from penstock.outcome import Ack, DeadLetter, Release, Retry
 from penstock.testing.conformance import BrokerConformance
 from penstock.testing.conformance.harness import bodies, message, numbered
+from penstock.testing.conformance.turns import of
 from tests.conftest import do_without
 from tests.servers.redis_server import ServerUnavailableError
 from tests.servers.sqs_server import SqsServer
@@ -107,6 +109,21 @@ class TestFifoQueues(_Sqs):
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:
         await self.test_equal_messages_retried_together_stay_distinct(broker, source, subscription)
+
+    async def test_purging_takes_what_waits_for_its_turn_and_no_key_stays_blocked(
+        self, broker: Broker[Any], source: str, by_key: Subscription
+    ) -> None:
+        """Nothing is purged while something is leased; when it is settled, all that waits goes, whatever its turn."""
+        assert isinstance(broker, SqsBroker)
+        await self.send(broker, source, *of("a", 1, 2), *of("b", 1, 2))
+        leased = {d.message.body: d for d in await self.collect(broker, by_key, 2)}
+        with pytest.raises(UnsupportedFeature, match="leased"):
+            await broker.purge(source)
+        assert await self.settle(broker, leased[b"a1"], Ack())
+        assert await self.settle(broker, leased[b"b1"], Release())
+        assert 3 == await broker.purge(source)
+        await self.send(broker, source, *of("a", 3), *of("b", 3))
+        assert [b"a3", b"b3"] == sorted(bodies(await self.collect(broker, by_key, 2)))
 
     async def test_a_batch_larger_than_any_limit_arrives_whole(
         self, broker: Broker[Any], source: str, subscription: Subscription

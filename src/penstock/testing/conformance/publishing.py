@@ -73,7 +73,7 @@ class PublishingTests(Harness):
         sent, subscription = numbered(2500), replace(subscription, lease=60.0)
         await self.send(broker, source, *sent)
         found: list[bytes] = []
-        while len(found) < len(sent) and (batch := await self.take(broker, subscription, limit=700, wait=0.2)):
+        while len(found) < len(sent) and (batch := await self.take(broker, subscription, limit=700, wait=2.0)):
             assert len(batch) <= 700
             found += bodies(batch)
             await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in batch])
