@@ -232,9 +232,15 @@ class Executor:
         return DISCARDED
 
     def _accept(self, context: Context, result: Any) -> Outcome:
-        """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any."""
+        """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any.
+
+        What wraps a handler may turn its exception into an outcome: then an acknowledgement that was written is not
+        known to be committed. Settling asks the broker, which refuses if it was.
+        """
         if context.unit is not None and context.unit.written:
-            return COMMITTED
+            if result is None or isinstance(result, Ack) or context.unit.committed:
+                return COMMITTED
+            context.unit.undone()
         if result is None:
             return ACK
         try:

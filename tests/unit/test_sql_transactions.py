@@ -12,12 +12,25 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from penstock import Constant, Consumer, Context, Producer, RetryPolicy, Worker, open_broker
+from penstock import (
+    App,
+    Constant,
+    Consumer,
+    Context,
+    Job,
+    Producer,
+    RetryPolicy,
+    Worker,
+    WorkerOptions,
+    open_broker,
+)
 from penstock.broker import Subscription
 from penstock.brokers.sql import SqlBroker
 from penstock.clients.sql_libraries import connector
+from penstock.context import current
 from penstock.effects import Effects, SupportsTransaction
 from penstock.errors import ConfigurationError, LostLease, UnsupportedFeature
+from penstock.job import JOBS
 from tests.servers.sql_server import SqlServer
 
 SUBSCRIPTION = Subscription(source="payments", group="g", lease=30.0)
@@ -127,6 +140,35 @@ async def test_a_failure_after_the_commit_is_no_reason_to_run_again(
     await work_off(broker, pay, [{"n": 1}])
     assert [1] == await entries(engine)
     assert "failed after its transaction was committed" in caplog.text
+
+
+async def test_a_job_whose_transaction_failed_is_tried_again_and_counted_so(
+    broker: SqlBroker, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs the jobs of an app makes outcomes of exceptions, so the engine sees none."""
+    monkeypatch.setattr(JOBS, "_classes", {})
+
+    class Pay(Job, queue="payments", backoff=0.05):
+        n: int
+
+        async def handle(self) -> None:
+            context = current()
+            assert context is not None
+            async with AsyncSession(engine) as session:
+                await write(session, self.n)
+                await context.ack_in(session)
+                if not context.attempt:
+                    raise ValueError("the commit failed")
+                await session.commit()
+
+    async with App(broker) as app:
+        consumer = app.consumer(WorkerOptions(queues=["payments"], group="g"))
+        await app.push(Pay(1))
+        async with Worker(consumer), asyncio.timeout(20):
+            while not consumer.counters.acked:
+                await asyncio.sleep(0.02)
+        assert (1, 1, 0) == (consumer.counters.acked, consumer.counters.retried, consumer.counters.lost)
+    assert [1] == await entries(engine)
 
 
 async def test_who_lost_the_lease_cannot_commit(broker: SqlBroker, engine: AsyncEngine) -> None:
