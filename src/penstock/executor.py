@@ -328,6 +328,8 @@ def _writable(letter: DeadLetter) -> DeadLetter:
     reason: Any = letter.reason
     if not isinstance(reason, str):
         letter = replace(letter, reason=repr(reason)[:2000])
+    elif not reason.isascii():  # half a surrogate pair is no text anywhere
+        letter = replace(letter, reason=reason.encode("utf-8", "backslashreplace").decode())
     if letter.error is not None:
         letter = replace(letter, error=_sound(letter.error))
     if letter.meta is UNSET:
