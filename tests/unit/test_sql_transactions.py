@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -17,6 +20,7 @@ from penstock import (
     Constant,
     Consumer,
     Context,
+    Idempotency,
     Job,
     Producer,
     RetryPolicy,
@@ -103,6 +107,40 @@ async def test_a_waiting_worker_hears_of_the_commit(broker: SqlBroker, engine: A
         await Producer(broker, "payments", dict).send({"n": 1}, connection=session)
         await session.commit()
     assert 1 == len(await asyncio.wait_for(waiting, 5.0))
+
+
+async def test_a_group_that_joined_after_the_callers_snapshot_gets_what_is_sent_in_it(
+    broker: SqlBroker, engine: AsyncEngine
+) -> None:
+    """REPEATABLE READ, which is MySQL's default, goes on seeing the groups that there were."""
+    first, second = (
+        replace(SUBSCRIPTION, source="new"),
+        replace(SUBSCRIPTION, source="new", group="later", start="next"),
+    )
+    producer = Producer(broker, "new", dict)
+    await producer.send({"n": 0})
+    for joins, seen in ((first, 2), (second, 1)):
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            await connection.execute(sa.text("SELECT count(*) FROM penstock_streams"))
+            await broker.fetch(joins, 0, 0.0)
+            await producer.send({"n": 1}, connection=connection)
+            await connection.commit()
+        assert seen == len(await broker.fetch(joins, 10, 0.0))
+
+
+async def test_a_key_that_was_sent_after_the_callers_snapshot_is_not_sent_again(
+    broker: SqlBroker, engine: AsyncEngine
+) -> None:
+    producer = Producer(broker, "payments", dict, idempotency=Idempotency(ttl=60.0))
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        await connection.execute(sa.text("SELECT count(*) FROM penstock_once"))
+        await producer.send({"n": 1}, key="k")
+        with contextlib.suppress(DBAPIError):  # PostgreSQL refuses, MySQL knows it
+            await producer.send({"n": 1}, key="k", connection=connection)
+            await connection.commit()
+    assert 1 == len(await broker.fetch(SUBSCRIPTION, 10, 0.0))
 
 
 async def test_a_handler_shares_the_transaction_of_its_acknowledgement(broker: SqlBroker, engine: AsyncEngine) -> None:
