@@ -205,7 +205,7 @@ class Executor:
         if self.expired != "run" and has_expired(message.headers, self.clock.time()):
             return self._expired(delivery)
         if delivery.count > 1 and self._is_poison(delivery):
-            return DeadLetter("poison", meta=_crashes(delivery))
+            return DeadLetter("poison", meta=crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
             return DeadLetter("tooLarge", PayloadTooLarge(text))
@@ -292,7 +292,7 @@ def _undecoded(error: BaseException) -> DeadLetter:
     return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
 
 
-def _crashes(delivery: Delivery[Any]) -> dict[str, Any]:
+def crashes(delivery: Delivery[Any]) -> dict[str, Any]:
     """What is known of the crashes of a message, for who looks at its dead letter."""
     known: dict[str, Any] = {"deliveries": delivery.count, "attempts": delivery.attempt}
     last = delivery.predecessor

@@ -34,7 +34,7 @@ from .listening import Listener
 from .publishing import Refused, destinations, join, publish
 from .rows import Lease, Receipt, deliveries
 from .settling import settle, settling
-from .transactions import acknowledge, run_in
+from .transactions import acknowledge, groups_held, run_in
 
 _Deliveries: TypeAlias = list[Delivery[Receipt]]
 
@@ -125,22 +125,12 @@ class SqlBroker(Administration):
             return []
         limit, dialect, groups = self.capabilities.max_body, self._dialect, None
         if self._options.server is not None:
-            groups = await self._groups_held(connection, destinations(dialect, messages))
+            groups = await groups_held(dialect, connection, destinations(dialect, messages), self._runner)
         return _all_or_error(
             await run_in(
                 dialect, connection, lambda conn: publish(conn, dialect, messages, max_body=limit, groups=groups)
             )
         )
-
-    async def _groups_held(self, connection: Any, queues: Sequence[str]) -> dict[str, list[str]]:
-        """The groups of queues, which somebody's transaction keeps as they are from now on.
-
-        A connection of ours looks: what theirs sees under REPEATABLE READ may be older than a group, which would never
-        get the message. (SQLite lets nobody write who has looked at something older.)
-        """
-        dialect = self._dialect
-        await run_in(dialect, connection, lambda conn: dialect.hold(conn, queues))
-        return await self._read(lambda conn: {queue: dialect.groups(conn, queue) for queue in queues})
 
     async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
         return await run_in(self._dialect, connection, lambda conn: acknowledge(conn, self._dialect, deliveries))
