@@ -13,6 +13,7 @@ from penstock import (
     ConfigurationError,
     ConnectionFailed,
     Consumer,
+    Context,
     Job,
     Options,
     Rate,
@@ -51,6 +52,19 @@ class World:
 
     async def left(self) -> int:
         return (await self.store.spend("q", 10, 60.0, 0)).left
+
+
+class Unsteady:
+    """A store that cannot be reached the first times."""
+
+    def __init__(self, store: MemoryStore, times: int) -> None:
+        self._store, self._times = store, times
+
+    async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        self._times -= 1
+        if self._times >= 0:
+            raise ConnectionFailed("away")
+        return await self._store.spend(name, limit, window, wanted)
 
 
 @pytest.fixture
@@ -191,6 +205,21 @@ async def test_a_key_that_has_nothing_left_goes_back_and_the_others_go_on():
     assert ["a", "a", "b", "b", "None", "None", "None"] == ran
     stats = await broker.stats("q")  # type: ignore[attr-defined]
     assert 1 == stats.size + stats.delayed
+
+
+async def test_an_outage_of_the_store_costs_no_attempt_of_a_job_with_a_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("penstock.middleware.ratelimit.OUTAGE_PAUSE", 0.01)
+    attempts, broker, done, store = list[int](), open_broker("memory://"), asyncio.Event(), Unsteady(MemoryStore(), 8)
+
+    async def handle(name: str, context: Context) -> None:
+        attempts.append(context.attempt)
+        done.set()
+
+    await broker.publish([Outgoing(destination="q", message=Message(type="str", body=b'"a"', key="a"))])
+    async with Worker(Consumer(broker, "q", str, handle, middleware=[RateLimit(store, Rate(2, 3600.0))])) as worker:
+        await asyncio.wait_for(done.wait(), 10)
+        assert (8, 0) == (worker.consumers[0].counters.released, worker.consumers[0].counters.retried)
+    assert [0] == attempts
 
 
 @pytest.mark.parametrize("given", [Rate(10, 60.0), {"limit": 10, "window": 60}, {"max": 10, "duration": 60_000}])

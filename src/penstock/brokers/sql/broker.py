@@ -68,7 +68,7 @@ class SqlBroker(Administration):
         self._listener: Listener | None = None
         if options.family == "postgresql" and options.listen:
             self._listener = Listener(options, f"{options.prefix}arrivals", self._bell)
-        self._watches: dict[tuple[str, str], Watch] = {}
+        self._watches: dict[tuple[frozenset[str], str], Watch] = {}
         self._joined: set[tuple[str, str]] = set()
         self._strays: set[asyncio.Future[None]] = set()
         self._forked = self._opened = False
@@ -140,7 +140,7 @@ class SqlBroker(Administration):
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         queues = subscription.queues or (subscription.source,)
-        watch = self._watch(subscription)
+        watch = self._watch(queues, subscription.group)
         if limit <= 0:
             await self._claim(subscription, 0)
             return []
@@ -190,8 +190,8 @@ class SqlBroker(Administration):
         held = await self._runner.run(lambda conn: self._dialect.extend(conn, receipts, lease))
         return [delivery for delivery in deliveries if delivery.receipt not in held]
 
-    def _watch(self, subscription: Subscription) -> Watch:
-        name = (subscription.source, subscription.group)
+    def _watch(self, queues: Sequence[str], group: str) -> Watch:
+        name = (frozenset(queues), group)  # what was seen of some of them says nothing of the others
         if name not in self._watches:
             self._watches[name] = Watch(self._clock, self._patience)
         return self._watches[name]
