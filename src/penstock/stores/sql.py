@@ -128,7 +128,12 @@ class SqlStore:
                 self._write_cell(conn, _BUDGETS, name, msgspec.json.encode(spent), now + 2 * window)
             return grant
 
-        return await self._runner.run(work)
+        def look(conn: sa.Connection) -> Grant:
+            value = self._seen(conn, _BUDGETS, name)
+            spent = {} if value is None else _spent.decode(value)
+            return charged(spent, self._now(conn), limit=limit, window=window, wanted=0)[0]
+
+        return await self._runner.run(look if wanted == 0 else work, write=wanted > 0)
 
     async def rows(self, table: str) -> Mapping[str, bytes]:
         cells = self._cells
@@ -161,10 +166,13 @@ class SqlStore:
 
     def _cell(self, conn: sa.Connection, place: str, key: str) -> bytes | None:
         """What is in a cell; nobody else gets at it before this transaction has ended."""
+        conn.execute(self._sql.add(self._cells), {"place": place, "key": key, "value": None, "expires_at": None})
+        return self._seen(conn, place, key, lock=True)
+
+    def _seen(self, conn: sa.Connection, place: str, key: str, *, lock: bool = False) -> bytes | None:
         cells = self._cells
-        conn.execute(self._sql.add(cells), {"place": place, "key": key, "value": None, "expires_at": None})
-        one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key).with_for_update()
-        found = conn.scalar(one)
+        one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key)
+        found = conn.scalar(one.with_for_update() if lock else one)
         return None if found is None else bytes(found)
 
     def _write_cell(self, conn: sa.Connection, place: str, key: str, value: bytes, expires_at: float | None) -> None:
