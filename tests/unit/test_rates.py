@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,39 @@ async def test_the_priorities_of_a_queue_share_its_budget(world: World):
     gate = world.gate()
     assert 8 == len(await gate.fetch(Subscription(source="q:high"), 8, 0.0))
     assert 2 == len(await gate.fetch(Q, 8, 0.0))
+
+
+@pytest.mark.parametrize(("queues", "fetches"), [(["q"], 1), (["q", "free"], 8)])
+async def test_queues_with_one_budget_are_asked_together_where_the_broker_can(
+    queues: list[str], fetches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An idle worker has little to ask then; the limit holds all the same."""
+    monkeypatch.setattr(JOBS, "_classes", {})
+    ran, asked = list[int](), set[tuple[str, ...]]()
+
+    class Once(Job, queue="q"):
+        number: int
+
+        async def handle(self) -> None:
+            ran.append(self.number)
+
+    async with App(f"sqlite:///{tmp_path}/jobs.db") as app:
+        await app.push_many([Once(n).with_priority(n) for n in (-1, 0, 5, 10)])
+        broker = app.broker()
+        fetch = broker.fetch
+
+        async def told(subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Any]]:
+            asked.add(subscription.queues or (subscription.source,))
+            return await fetch(subscription, limit, wait)
+
+        monkeypatch.setattr(broker, "fetch", told)
+        limits = {"q": {"limit": 3, "window": 3600}}
+        async with app.worker(WorkerOptions(queues=queues, rate_limits=limits, concurrency=1)):
+            while len(ran) < 3:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)
+    assert [10, 5, 0] == ran
+    assert fetches == len({each for each in asked if "" not in each})
 
 
 async def test_a_fetch_that_fails_or_is_cancelled_costs_nothing(world: World):
