@@ -488,6 +488,15 @@ async def test_what_is_no_job_is_refused():
         WorkerOptions(queues="default")
 
 
+async def test_what_makes_no_sense_is_refused_where_it_is_said(app: App):
+    for wrong in ({"queues": ("a", "a")}, {"queues": ("a", "a:high")}, {"on_failed": 3}):
+        with pytest.raises(ConfigurationError):
+            WorkerOptions(**wrong)
+    for count in (0, -1, 1.5):
+        with pytest.raises(ConfigurationError, match="count"):
+            await app.retry_failed("emails", count=count)  # type: ignore[arg-type]
+
+
 async def test_fields_that_cannot_be_written_are_refused_at_once():
     class Strange(Job):
         what: complex

@@ -33,8 +33,9 @@ from penstock.brokers.sql import SqlBroker
 from penstock.clients.sql_libraries import connector
 from penstock.context import current
 from penstock.effects import Effects, SupportsTransaction
-from penstock.errors import ConfigurationError, LostLease, UnsupportedFeature
+from penstock.errors import ConfigurationError, ConnectionFailed, LostLease, UnsupportedFeature
 from penstock.job import JOBS
+from penstock.testing import FaultProxy
 from tests.servers.sql_server import SqlServer
 
 SUBSCRIPTION = Subscription(source="payments", group="g", lease=30.0)
@@ -238,6 +239,26 @@ async def work_off(broker: SqlBroker, handler: Any, jobs: list[dict[str, int]]) 
     stats = await again.stats("payments")
     await again.close()
     assert (0, 0, 0) == (stats.size, stats.delayed, stats.dead)
+
+
+@pytest.mark.timeout(30)
+async def test_a_commit_that_nobody_answers_ends_with_the_deadline(url: str) -> None:
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    async with FaultProxy("127.0.0.1", port) as proxy:
+        broker = SqlBroker.from_url(url.replace(str(port), str(proxy.port)) + "?create=true&timeout=1")
+
+        async def pay() -> None:
+            async with broker.transaction() as connection:
+                await connection.execute(sa.text("SELECT 1"))
+                proxy.blackhole()
+
+        with pytest.raises(ConnectionFailed):
+            await pay()
+        proxy.cut()
+        proxy.heal()
+        async with broker.transaction() as connection:
+            assert 1 == await connection.scalar(sa.text("SELECT 1"))
+        await broker.close()
 
 
 async def test_sqlite_takes_part_in_a_plain_session(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from .transactions import acknowledge, groups_held, run_in
 
 _Deliveries: TypeAlias = list[Delivery[Receipt]]
 
+_ONE_LOOK = 0.1  # seconds in which asking for the innocent and then for suspects is one look for lapsed leases
+
 
 class SqlBroker(Administration):
     """One owner on a database. ``SqlBroker.from_url("sqlite:///jobs.db")`` is the usual way to make one."""
@@ -69,6 +71,7 @@ class SqlBroker(Administration):
         if options.family == "postgresql" and options.listen:
             self._listener = Listener(options, f"{options.prefix}arrivals", self._bell)
         self._watches: dict[tuple[frozenset[str], str], Watch] = {}
+        self._none_lapsed: dict[tuple[frozenset[str], str], float] = {}
         self._joined: set[tuple[str, str]] = set()
         self._strays: set[asyncio.Future[None]] = set()
         self._forked = self._opened = False
@@ -162,7 +165,11 @@ class SqlBroker(Administration):
     ) -> Sequence[Delivery[Receipt]]:
         # Lapsed leases are rare: only a reader asks for them, and nobody waits for the writer's lock in vain.
         queues = subscription.queues or (subscription.source,)
+        place, now = (frozenset(queues), subscription.group), self._clock.monotonic()
+        if above and now - self._none_lapsed.get(place, float("-inf")) < _ONE_LOOK:
+            return []
         if not await self._read(lambda conn: self._dialect.any_lapsed(conn, queues, subscription.group)):
+            self._none_lapsed[place] = now
             return []
         lease = Lease(secrets.randbits(62), self.identity, subscription.lease)
         bounds, most = (above, below), self._at_most(limit)
