@@ -79,7 +79,7 @@ class Holdings:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tokens = itertools.count(1)
-        self._done: dict[Key, None] = {}
+        self._done: dict[Key, BatchChannel] = {}
         self.table: dict[Receipt, Held] = {}
         self.orphans: dict[Key, Held] = {}
 
@@ -114,12 +114,18 @@ class Holdings:
         """Its outcome is written."""
         self.drop(held)
         if held.key is not None:
-            self._done[held.key] = None
+            self._done[held.key] = held.channel
             if len(self._done) > REMEMBERED:
                 del self._done[next(iter(self._done))]
 
-    def is_done(self, key: Key) -> bool:
-        return key in self._done
+    def was_done(self, held: Held) -> bool:
+        """Whether its outcome is written and only the ack was lost. While the channel of the ack is open none is lost:
+        then it is another message, by whom two have one id.
+        """
+        if held.key is None or (channel := self._done.get(held.key)) is None or channel.alive:
+            return False
+        self.done(held)
+        return True
 
     def orphan(self) -> None:
         """A channel has gone: what came by it is the server's again."""
