@@ -47,6 +47,8 @@ DENIED = frozenset(
     }
 )
 UNKNOWN_TOPIC = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
+# The group has members: only they may commit for it
+ACTIVE = frozenset({KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS})
 EXISTS = KafkaError.TOPIC_ALREADY_EXISTS
 
 

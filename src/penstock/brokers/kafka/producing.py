@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from .options import KafkaOptions
 from .wire import Headers
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
     from confluent_kafka import Message as Raw
 
 FULL = 0.005  # seconds to wait when the library's queue is full
@@ -40,13 +39,16 @@ class _Batch:
     def __init__(self, count: int) -> None:
         self.fates: list[KafkaError | Exception | None] = [None] * count
         self._left, self._loop = count, asyncio.get_running_loop()
+        self._lock = threading.Lock()
         self.done = self._loop.create_future()
 
     def reported(self, index: int, error: KafkaError | None, _: Raw | None) -> None:
         if error is not None:
             self.fates[index] = error
-        self._left -= 1
-        if not self._left:
+        with self._lock:  # what was refused is reported on another thread
+            self._left -= 1
+            left = self._left
+        if not left:
             with contextlib.suppress(RuntimeError):  # the loop is gone, and whoever waited with it
                 self._loop.call_soon_threadsafe(self._finish)
 
@@ -63,7 +65,7 @@ class Producing:
     """One producer and the thread that serves it."""
 
     def __init__(self, options: KafkaOptions) -> None:
-        self._timeout = options.timeout
+        self._timeout, self.broken = options.timeout, False
         self._producer = Producer(
             options.client()
             | {
@@ -103,14 +105,28 @@ class Producing:
                 else:
                     break
         await batch.done
+        self.broken = self.broken or any(isinstance(fate, KafkaError) and _fatal(fate) for fate in batch.fates)
         return batch.fates
 
+    def abandon(self) -> None:
+        """Nothing can be written by it any more: what it still has fails now."""
+        self._producer.purge()
+        self._producer.poll(0)
+        self._ended.set()
+
     def close(self) -> None:
-        """Blocks until what was handed in is written, or for the timeout."""
-        self._producer.flush(self._timeout)
+        """Blocks until what was handed in is written, or for the timeout; then the rest has failed."""
+        if self._producer.flush(self._timeout):
+            self._producer.purge()
+            self._producer.flush(self._timeout)
         self._ended.set()
         self._thread.join(self._timeout)
 
     def _serve(self) -> None:
         while not self._ended.is_set():
             self._producer.poll(0.1)
+
+
+def _fatal(error: KafkaError) -> bool:
+    """Whether the producer is of no use any more."""
+    return error.fatal() or error.code() == KafkaError._FATAL
