@@ -121,6 +121,8 @@ class KafkaBroker(Inspecting):
             return []
         if not member.assigned:
             await self._until(member, max(deadline, time.monotonic() + FIRST), lambda: member.assigned)
+            if not member.assigned:  # waiting in vain must not look like an empty stream
+                await self._blocking(partial(member.probe, self._shared.topics))
         ends = await self._ends(member) if wait <= LOOK and not member.ready() else None
         if ends is not None:  # what the server has now is there, or will be in a moment
             deadline = max(deadline, time.monotonic() + FIRST)

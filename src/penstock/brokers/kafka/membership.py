@@ -206,6 +206,8 @@ class Membership:
 
     def _refused(self, error: Exception) -> None:
         self.failure = raised(self._options.url, error)
+        with self.lock:
+            self._ring()
 
     def _failed(self, error: KafkaError) -> None:
         """The library cannot do its work for now, or for good. Called on any thread that is in the library."""

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
+from .library import code_of
 from .options import KafkaOptions
 from .wire import Headers
 
@@ -62,7 +63,7 @@ class _Batch:
 
 
 class Producing:
-    """One producer and the thread that serves it."""
+    """One producer and the thread that serves it. ``broken``: it had an error that it does not survive."""
 
     def __init__(self, options: KafkaOptions) -> None:
         self._timeout, self.broken = options.timeout, False
@@ -100,19 +101,13 @@ class Producing:
                 except BufferError:
                     await asyncio.sleep(FULL)
                 except Exception as error:  # noqa: BLE001 whatever is wrong with one, the others have gone out
+                    self.broken = self.broken or code_of(error) == KafkaError._FATAL
                     batch.refused(index, error)
                     break
                 else:
                     break
         await batch.done
-        self.broken = self.broken or any(isinstance(fate, KafkaError) and _fatal(fate) for fate in batch.fates)
         return batch.fates
-
-    def abandon(self) -> None:
-        """Nothing can be written by it any more: what it still has fails now."""
-        self._producer.purge()
-        self._producer.poll(0)
-        self._ended.set()
 
     def close(self) -> None:
         """Blocks until what was handed in is written, or for the timeout; then the rest has failed."""
@@ -124,9 +119,9 @@ class Producing:
 
     def _serve(self) -> None:
         while not self._ended.is_set():
-            self._producer.poll(0.1)
-
-
-def _fatal(error: KafkaError) -> bool:
-    """Whether the producer is of no use any more."""
-    return error.fatal() or error.code() == KafkaError._FATAL
+            try:
+                self._producer.poll(0.1)
+            except KafkaException:  # it will never write again: what it still has fails now
+                self.broken = True
+                self._producer.purge()
+                self._ended.wait(FULL)

@@ -94,7 +94,7 @@ class Publishing:
         """The producer, made when it is first needed, and anew after an error that it does not survive."""
         with self._lock:
             if self._made is not None and self._made.broken:
-                self._made.abandon()
+                threading.Thread(target=self._made.close, name="penstock-kafka-closing", daemon=True).start()
                 self._made = None
             if self._made is None:
                 self._made = Producing(self._options)
