@@ -21,7 +21,7 @@ G15    here
 G16    here
 G17    the SQS and RabbitMQ drivers' tests; every driver settles through ``penstock.testing.conformance``
 G18    the RabbitMQ driver's tests
-G19    the Kafka driver's tests
+G19    ``test_kafka_mock.py``, whose cluster answers with errors
 G20    here
 G21    Redis: ``test_a_delay_runs_by_the_servers_clock`` here; PostgreSQL and MySQL: the SQL driver's tests
 G22    here

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from penstock.broker import Outgoing, Subscription
 from penstock.brokers.kafka.book import MOST_BYTES
-from penstock.brokers.kafka.membership import Membership
+from penstock.brokers.kafka.membership import Membership, begin_with_the_next
 from penstock.errors import UnsupportedFeature
 from penstock.message import Message
 from penstock.outcome import Ack, DeadLetter
@@ -74,23 +74,20 @@ async def test_two_workers_that_begin_a_group_at_once_do_not_get_in_each_others_
     first, second = opened(), opened()
     subscription = Subscription(source=source, start="next")
     await first.fetch(subscription, 1, 0.5)
-    late = Membership(second._options, subscription, source, "late")
+    late = Membership(second._options, subscription, source, "late")._consumer
 
     class Looked:
         """It had looked before the first one began."""
 
-        def __init__(self, consumer: Any) -> None:
-            self._consumer = consumer
-
         def committed(self, places: Any, timeout: float) -> Any:
             return places
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._consumer, name)
+        def commit(self, **terms: Any) -> Any:
+            return late.commit(**terms)
 
-    late._consumer = Looked(late._consumer)  # type: ignore[assignment]
-    await asyncio.to_thread(late._begin_with_the_next, second._shared.topics.ends)
-    late._consumer.close()
+    looked: Any = Looked()
+    await asyncio.to_thread(begin_with_the_next, looked, {(source, 0): 0}, 5.0)
+    late.close()
 
 
 async def test_purging_takes_nothing_that_another_worker_works_on(

@@ -91,22 +91,10 @@ class Membership:
     def join(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
         """Begin. A new group that is to see only what comes next takes down first where that begins. Blocks."""
         if self.subscription.start == "next":
-            self._begin_with_the_next(ends)
+            begin_with_the_next(self._consumer, ends([self.topic, *delay_topics(self.topic)]), self._options.timeout)
         each = self._rebalances
         self._consumer.subscribe(self.topics, on_assign=each.come, on_revoke=each.go, on_lost=each.lose)
         self._thread.start()
-
-    def _begin_with_the_next(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
-        found = ends([self.topic, *delay_topics(self.topic)])
-        places = [TopicPartition(topic, number) for topic, number in found]
-        if any(each.offset >= 0 for each in self._consumer.committed(places, timeout=self._options.timeout)):
-            return
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in found.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:
-            if code_of(error) not in ACTIVE:  # somebody else has begun meanwhile, and said where
-                raise
 
     def leave(self) -> None:
         """Give back what is held, commit, leave the group. Blocks."""
@@ -305,6 +293,19 @@ class Membership:
 
     def _book(self, place: TopicPartition) -> Book:
         return Book(self, place.topic, place.partition, level=self._delaying.get(place.topic))
+
+
+def begin_with_the_next(consumer: Consumer, found: dict[tuple[str, int], int], timeout: float) -> None:
+    """Write down where a new group begins: at the ends that were found. Blocks."""
+    places = [TopicPartition(topic, number) for topic, number in found]
+    if any(each.offset >= 0 for each in consumer.committed(places, timeout=timeout)):
+        return
+    offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in found.items()]
+    try:
+        consumer.commit(offsets=offsets, asynchronous=False)
+    except KafkaException as error:
+        if code_of(error) not in ACTIVE:  # somebody else has begun meanwhile, and said where
+            raise
 
 
 def _settings(options: KafkaOptions, subscription: Subscription, topic: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Names:
         if source.endswith(DEAD) or any("--" in part or (self._fanout and "__" in part) for part in parts):
             raise ConfigurationError(
                 f"on SQS '--' stands for a colon, names that end in {DEAD!r} are those of dead letters, and with fan-out"
-                f" '__' separates stream and group; got {source!r}" + (f" and {group!r}" if self._fanout and group else "")
+                f" '__' separates stream and group; got {source!r}"
+                + (f" and {group!r}" if self._fanout and group else "")
             )
 
     def _checked(self, source: str, name: str, *, plain: bool = False) -> str:
