@@ -97,7 +97,8 @@ class Reader:
             kept = [held for held in buffer if held.channel.alive and held.tag in held.channel.unsettled]
             buffer.clear()
             buffer.extend(kept)
-        self._arrived.set()
+        if self._channel is None or not self._channel.alive:
+            self._arrived.set()
 
     def give_up(self, ticket: Ticket) -> None:
         """Nobody waits for this fetch any more: what it took is for the next."""
