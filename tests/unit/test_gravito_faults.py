@@ -21,7 +21,7 @@ G15    here
 G16    here
 G17    ``penstock.testing.conformance.settling`` on every broker
 G18    ``test_rabbitmq.py::test_a_retry_goes_back_to_its_own_queue_and_is_never_broadcast_again``
-G19    the Kafka driver's tests
+G19    ``test_kafka_mock.py``, whose cluster answers with errors
 G20    here
 G21    Redis: here; PostgreSQL and MySQL: ``test_sql_servers.py::test_g21_delays_and_leases_run_by_the_servers_clock_in_any_zone``
 G22    here
