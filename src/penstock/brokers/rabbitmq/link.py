@@ -36,6 +36,7 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 ELECTIONS = 2.0  # seconds
+FORCED = 320  # the reply code of a server that is going down
 THREAD = "penstock-rabbitmq"
 
 
@@ -171,7 +172,11 @@ class Line:
             return channel
 
     async def _settled(self) -> Connection:
-        """Connect, and if the server has just come up give its queues a moment to elect their leaders."""
+        """Connect, and if the server has just come up give its queues a moment to elect their leaders.
+
+        One that said that it is going down may take connections for a little while yet: each delivery on one of those
+        would count against its message.
+        """
         try:
             connection = await self._connect()
         except BaseException:
@@ -198,14 +203,17 @@ class Line:
         found = str((connection.server_properties or {}).get("version", ""))
         self.version = tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) or (0,)
         self._connection = connection
-        connection.closing.add_done_callback(lambda _: self._closed(connection))
+        connection.closing.add_done_callback(lambda closing: self._closed(connection, closing))
         return connection
 
     def _ended(self, _: asyncio.Future[Any]) -> None:
         """A channel is closed, in order, by the server, or with its connection."""
         self.ended()
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, connection: Connection, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        if isinstance(error, amqp.ConnectionClosed) and error.args[:1] == (FORCED,):
+            self._refused = True
         if self._connection is connection:
             self._connection = None
             self.lost()
