@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -30,6 +30,8 @@ class EventReader(GroupReader):
             try:
                 item = read(ident, data_of(fields))
                 if isinstance(item, Split):
+                    if not item.texts:
+                        _refuse("it is a batch of nothing")
                     whole = self._whole(ident, item, fields, deadline, count)
                     held[ident] = whole
                     found += _followed(_parts(ident, item, whole, count), entry)
@@ -70,9 +72,7 @@ def _parts(ident: str, split: Split, whole: Whole, count: int) -> list[Delivery[
         part, name, defect = Part(deadline=whole.deadline, whole=whole, number=number), f"{ident}#{number}", None
         try:
             item = read(name, text)
-            if isinstance(item, Split):
-                raise Unreadable("it is a batch inside a batch")
-            message = item[0]
+            message, _ = item if not isinstance(item, Split) else _refuse("it is a batch inside a batch")
         except Unreadable as wrong:
             defect, part.fields = str(wrong), [DATA, text]
             message = Message(id=name, type="", body=text)
@@ -86,6 +86,10 @@ def _followed(deliveries: list[Delivery[Receipt]], entry: Sequence[Any]) -> list
     if len(entry) <= 2:  # the fast path
         return deliveries
     return [replace(each, predecessor=predecessor(entry)) for each in deliveries]
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise Unreadable(reason)
 
 
 def _raw(fields: Fields) -> bytes:
