@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -50,11 +51,10 @@ def _differs(value: Any) -> bool:
     """Whether JavaScript writes it in another way."""
     if isinstance(value, float):
         return True
-    if isinstance(value, list):
-        items: list[Any] = value
-        return any(_differs(each) for each in items)
+    if isinstance(value, list | tuple):
+        return any(_differs(each) for each in cast("Sequence[Any]", value))
     if isinstance(value, dict):
-        members: dict[str, Any] = value
+        members = cast("dict[str, Any]", value)
         return any(_index(name) is not None or _differs(each) for name, each in members.items())
     return False
 
