@@ -154,7 +154,8 @@ class BatchedEventPublisher:
 
         Waits while there is no room, and if this event fills a batch, until that batch is gone.
         """
-        prepared = await self._prepared(event_type, body, key=key, headers=headers, validator=validator)
+        self._check_open()
+        prepared = await self._publisher.prepare(event_type, body, key=key, headers=headers, validator=validator)
         while self._unsent >= self._batch.max_queued:
             self._room.clear()
             await self._room.wait()
@@ -259,10 +260,6 @@ class BatchedEventPublisher:
         await self.close()
 
     # --------------------------------------------------------------------------------------------------------- queues
-
-    async def _prepared(self, event_type: str, body: Any, **terms: Any) -> Prepared:
-        self._check_open()
-        return await self._publisher.prepare(event_type, body, **terms)
 
     def _check_open(self) -> None:
         if self._closed:

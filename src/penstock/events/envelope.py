@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import functools
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -95,7 +96,7 @@ def event(
     """The message of an event, as every broker carries it."""
     whole = f"{stamp.namespace}.{type_}"
     headers: dict[str, Any] = {
-        "id": str(uuid.uuid4()),
+        "id": new_id(),
         "origin": stamp.origin,
         "timestamp": iso(stamp.at),
         "hash": sha256(body).hexdigest(),
@@ -107,9 +108,22 @@ def event(
     return Message(type=whole, body=body, key=key, headers=headers)
 
 
+def new_id() -> str:
+    """A UUID of version 4."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
 def iso(seconds: float) -> str:
     """A moment as JavaScript writes it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(whole)}.{milliseconds:03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def names_of(message: Message) -> tuple[str, ...]:

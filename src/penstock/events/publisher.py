@@ -18,7 +18,6 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..dialect import SupportsDialect
 from ..errors import BrokerError, ConfigurationError, EncodeError, PayloadTooLarge, PublishError, UnsupportedFeature
 from ..message import EMPTY, Message
-from ..pattern import check_type
 from ..telemetry import TELEMETRY, Published, Telemetry
 from .canonical import canonical
 from .envelope import RESERVED, Stamp, event
@@ -146,12 +145,11 @@ class EventPublisher:
         """All of ``publish`` but the sending: the envelope gets its id and its time now."""
         if self._closed:
             raise BrokerError("the publisher is closed")
-        check_type(event_type)
+        name, prefix = self._routes.of(event_type)
         text = canonical(body)
         judge = validator or self._validator
         if judge is not None:
             await ensure_valid(judge, event_type, body, text)
-        name, prefix = self._routes.of(event_type)
         self._check(name, event_type, text, delay, headers)
         stamp = Stamp(origin=self._origin, namespace=self._namespace, at=self._clock.time())
         message: Message = event(stamp, event_type, text, prefix=prefix, key=key, extra=headers or EMPTY)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ..checks import one_of
 from ..errors import ConfigurationError
-from ..pattern import Pattern, matcher
+from ..pattern import Pattern, check_type, matcher
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
 StreamRule: TypeAlias = str | Callable[[str], str]
@@ -55,9 +55,10 @@ class Routes:
         self._found: dict[str, tuple[str, str]] = {}
 
     def of(self, type_: str) -> tuple[str, str]:
-        """Transport and prefix of a type."""
+        """Transport and prefix of a type. Raises ``ConfigurationError`` for what is none."""
         found = self._found.get(type_)
         if found is None:
+            check_type(type_)
             route = next((each for each in self._routes if each.matches(type_)), None)
             found = (self._default, "") if route is None else (route.transport or self._default, route.prefix)
             if len(self._found) >= self.REMEMBERED:

@@ -121,7 +121,10 @@ def _message(ident: str, pattern: str | None, envelope: _Envelope) -> tuple[Mess
         named = header["id"], header["origin"], header["timestamp"], header["hash"], header["version"]
     except KeyError:
         return None
-    if type(type_) is not str or any(type(each) is not str for each in named):
+    for each in named:
+        if type(each) is not str:
+            return None
+    if type(type_) is not str:
         return None
     attempt, key, at, only = 0, None, None, None
     if len(header) > len(NAMED):
@@ -228,10 +231,9 @@ def written(message: Message, *, attempt: int, at: float | None = None, group: s
     """A message as a single event of release 2, in three parts; with the middle one it is for ``group`` only."""
     headers, type_ = message.headers, message.type
     body = _checked(message.body)
-    header: dict[str, Any] = {"id": headers.get("id"), "type": type_}
-    if type(headers.get("origin")) is str:
-        header.update((name, value) for name, value in headers.items() if name not in header and name != PATTERN)
-        header["id"] = headers["id"]
+    if type(headers.get("origin")) is str and "id" in headers:
+        header: dict[str, Any] = {"id": "", "type": type_, **headers}
+        header.pop(PATTERN, None)
     else:
         header = _nobodys(message)
     if attempt:
