@@ -7,13 +7,15 @@ the order in which they were registered, and ``*`` comes last. What nobody handl
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import logging
 import threading
+import types
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -218,14 +220,21 @@ ANY_RAW = _Raw()
 
 
 def _body_type(handler: Handler) -> Any:
-    """The annotation of the first parameter, if it can be read."""
-    target: Any = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004 a callable object
-    while hasattr(target, "func"):  # a partial
-        target = target.func
-    try:
-        hints = typing.get_type_hints(target)
-        names = list(inspect.signature(handler).parameters)
-    except (NameError, TypeError, ValueError):
+    """The annotation of the first parameter; ``None`` if there is none."""
+    target: Any = handler
+    while isinstance(target, functools.partial):
+        target = cast("Any", target).func
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    name, parameter = next(iter(inspect.signature(handler).parameters.items()))
+    if parameter.annotation is parameter.empty:
         return None
-    kind = hints.get(names[0])
+    alone = types.SimpleNamespace(__annotations__={name: parameter.annotation})
+    try:
+        kind = typing.get_type_hints(alone, globalns=getattr(target, "__globals__", {}))[name]
+    except NameError as error:
+        raise ConfigurationError(
+            f"the type of the body in {getattr(handler, '__qualname__', handler)!r} cannot be found ({error}): define it"
+            " where the module can see it, or give payload_type="
+        ) from error
     return None if isinstance(kind, typing.TypeVar) else kind
