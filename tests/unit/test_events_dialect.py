@@ -137,9 +137,11 @@ async def test_whoever_extends_one_event_of_a_batch_extends_all(make: Any, share
     shared_server.call("XADD", "s", "*", "data", batch_of_3(1, 2))
     broker, other = make(), make()
     one, two = await broker.fetch(SUB, 10, 0.0)
+    keeper = broker.fork()
     for _ in range(3):
         await asyncio.sleep(0.2)
-        assert [] == list(await broker.fork().extend([two, one], 0.4))
+        assert [] == list(await keeper.extend([two, one], 0.4))
+    await keeper.close()
     assert [] == list(await other.reclaim(SUB, 10))
     await asyncio.sleep(0.5)
     await other.reclaim(SUB, 10)
