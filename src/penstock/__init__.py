@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from .errors import ValidationError as ValidationError
     from .events.batched import BatchedEventPublisher as BatchedEventPublisher
     from .events.batched import EventBatch as EventBatch
-    from .events.batched import FailedEvent as FailedEvent
     from .events.consumer import EventConsumer as EventConsumer
     from .events.consumer import deduplicated as deduplicated
     from .events.envelope import EventHeader as EventHeader
+    from .events.failures import FailedEvent as FailedEvent
     from .events.publisher import EventPublisher as EventPublisher
     from .events.routing import Route as Route
     from .events.validation import EventValidator as EventValidator
@@ -91,7 +91,8 @@ _HOMES = {
     "errors": "AccessDenied BrokerError ConfigurationError ConnectionFailed HandlerTimeout LostLease PayloadError "
     "PayloadTooLarge PenstockError PublishError ValidationError",
     "brokers.console": "ConsoleBroker",
-    "events.batched": "BatchedEventPublisher EventBatch FailedEvent",
+    "events.batched": "BatchedEventPublisher EventBatch",
+    "events.failures": "FailedEvent",
     "events.consumer": "EventConsumer deduplicated",
     "events.envelope": "EventHeader",
     "events.publisher": "EventPublisher",

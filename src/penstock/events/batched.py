@@ -19,13 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
-import msgspec
-
 from ..broker import Broker
 from ..checks import at_least_one, positive
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import BrokerError, ConfigurationError, PublishError
 from ..telemetry import TELEMETRY, Telemetry
+from .failures import FailedEvent, Failures
 from .publisher import EventPublisher, Prepared
 from .routing import Route, StreamRule
 from .stats import MemoryStats, PublisherStats
@@ -34,7 +33,6 @@ from .validation import Validator
 logger = logging.getLogger("penstock")
 
 GroupBy: TypeAlias = Literal["exact", "0", "1"] | int
-MAX_FAILED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,30 +65,6 @@ class EventBatch:
         if self.group_by == "exact":
             return event_type
         return ".".join(event_type.split(".")[: int(self.group_by) + 1])
-
-
-class FailedEvent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """An event that was not sent, as far as is known. ``failed_at``: seconds since the epoch."""
-
-    event_type: str
-    error: Exception
-    failed_at: float
-    prepared: Prepared
-
-    @property
-    def id(self) -> str:
-        """The event's id. It keeps it when it is sent again, so that consumers know it."""
-        return self.prepared.id
-
-    @property
-    def timestamp(self) -> str:
-        """When it was added."""
-        return str(self.prepared.outgoing.message.headers["timestamp"])
-
-    @property
-    def body(self) -> Any:
-        """What it says."""
-        return msgspec.json.decode(self.prepared.outgoing.message.body)
 
 
 class _Queue:
@@ -134,10 +108,10 @@ class BatchedEventPublisher:
         self._batch, self._clock = batch or EventBatch(), clock
         self._queues: dict[str, _Queue] = {}
         self._free = asyncio.Semaphore(self._batch.max_concurrent)
-        self._unsent = self._active = self._dropped = 0
+        self._unsent = self._active = 0
         self._room = asyncio.Event()
         self._room.set()
-        self._failed: deque[FailedEvent] = deque()
+        self._failed = Failures(clock)
         self._closed = False
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -188,25 +162,19 @@ class BatchedEventPublisher:
 
     def failed_messages(self) -> list[FailedEvent]:
         """What was not sent, oldest first: the newest thousand. Also after ``close``."""
-        return list(self._failed)
+        return self._failed.view()
 
     def clear_failed_messages(self) -> None:
         """Forget them."""
-        self._failed.clear()
+        self._failed.take()
 
     def cleanup_old_failed_messages(self, max_age: float = 3600.0) -> int:
         """Forget those that failed more than ``max_age`` seconds ago; how many."""
-        oldest, count = self._clock.time() - max_age, 0
-        while self._failed and self._failed[0].failed_at < oldest:
-            self._failed.popleft()
-            count += 1
-        return count
+        return self._failed.forget_older(max_age)
 
     async def retry_failed_messages(self) -> int:
         """Send them once more, as the same events; how many the broker has now. The others stay."""
-        events = list(self._failed)
-        self._failed.clear()
-        fates = await self._send([each.prepared for each in events])
+        fates = await self._send([each.prepared for each in self._failed.take()])
         return sum(isinstance(fate, str) for fate in fates)
 
     def memory_stats(self) -> MemoryStats:
@@ -216,7 +184,7 @@ class BatchedEventPublisher:
             total_messages=self._unsent,
             failed_message_count=len(self._failed),
             active_batches=self._active,
-            dropped_failures=self._dropped,
+            dropped_failures=self._failed.dropped,
         )
 
     def stats(self) -> PublisherStats:
@@ -245,7 +213,7 @@ class BatchedEventPublisher:
         await asyncio.gather(*tasks, return_exceptions=True)
         for queue in self._queues.values():
             left = BrokerError(f"not sent: the publisher was closed, and {timeout:g} seconds were over")
-            self._note_failures(list(queue.waiting), [left] * len(queue.waiting))
+            self._failed.note(list(queue.waiting), [left] * len(queue.waiting))
             self._gone(len(queue.waiting))
             queue.waiting.clear()
         self._queues.clear()
@@ -339,21 +307,10 @@ class BatchedEventPublisher:
             fates = await self._publisher.send(chunk)
         except BaseException as error:  # cancelled by close: nobody knows what became of it
             unknown = BrokerError(f"perhaps not sent: {type(error).__name__} while it was under way")
-            self._note_failures(chunk, [unknown] * len(chunk))
+            self._failed.note(chunk, [unknown] * len(chunk))
             raise
-        self._note_failures(chunk, fates)
+        self._failed.note(chunk, fates)
         return fates
-
-    def _note_failures(self, chunk: Sequence[Prepared], fates: Sequence[str | Exception]) -> None:
-        now = self._clock.time()
-        for prepared, fate in zip(chunk, fates, strict=True):
-            if not isinstance(fate, Exception):
-                continue
-            failed = FailedEvent(event_type=prepared.event_type, error=fate, failed_at=now, prepared=prepared)
-            self._failed.append(failed)
-            if len(self._failed) > MAX_FAILED:
-                self._failed.popleft()
-                self._dropped += 1
 
     async def _flush_quietly(self) -> None:
         try:

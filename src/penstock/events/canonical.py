@@ -51,7 +51,7 @@ _encode = msgspec.json.Encoder(enc_hook=_model).encode
 
 def _same(value: Any) -> bool:
     """Whether both write it alike, as is quickly seen of plain values; of others nothing is said."""
-    kind: Any = type(value)
+    kind = cast("type[object]", type(value))
     if kind is str or kind is int or kind is bool or value is None:
         return True
     if kind is dict:
