@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from penstock import open_broker
 from penstock.broker import Settlement, Subscription
 from penstock.brokers.redis_streams import EventsDialect, RedisStreamsBroker
 from penstock.errors import ConfigurationError
@@ -253,3 +256,30 @@ def test_in_a_cluster_dead_letters_must_be_on_the_node_of_their_stream():
     assert ("{t}-dlq", "{s}-dead") == (keys.dead("t"), keys.dead("{s}"))
     with pytest.raises(ConfigurationError, match="another node"):
         keys.dead("s")
+
+
+async def test_the_command_line_and_the_inspector_see_events_by_a_url_of_their_own(
+    redis_url: str, shared_server: Server
+):
+    shared_server.call(
+        "XADD", "s-dlq", "*", "data", json.dumps(["data", json.dumps({"pattern": "t", "data": envelope(1)})])
+    )
+    broker = open_broker(f"events+{redis_url}")
+    assert isinstance(broker, RedisStreamsBroker)
+    (letter,) = await broker.dead("s", 10)
+    assert "svc.t" == letter.message.type
+    await broker.close()
+
+    command = [
+        sys.executable,
+        "-m",
+        "penstock",
+        "dlq",
+        "requeue",
+        "s",
+        "--all",
+        "--broker",
+        f"events+{redis_url}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, 1) == (done.returncode, shared_server.call("XLEN", "s")), done.stderr

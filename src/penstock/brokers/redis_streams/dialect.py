@@ -16,7 +16,7 @@ from ...message import Delivery, Message
 from ...outcome import DeadLetter
 from . import wire
 from .options import Keys, Receipt
-from .wire import RAW, Fields, Unreadable
+from .wire import RAW, Fields, Unreadable, headers_of
 
 NOTHING = b""
 
@@ -89,7 +89,7 @@ class GlideKit:
         return Keys(tagged=tagged)
 
     def entry(self, message: Message, now: float) -> tuple[Arg, ...]:
-        return ("headers", wire.headers_of(message, now), "payload", message.body)
+        return ("headers", headers_of(message, now), "payload", message.body)
 
     def later(self, item: Later) -> tuple[bytes, bytes, bytes]:
         if item.receipt is None:

@@ -25,12 +25,12 @@ async def publish(
     fates: list[Any] = [None] * len(messages)
     places: list[int] = []
     commands: list[Command] = []
-    size = 0
+    size, entry = 0, dialect.entry
     script_sent = False  # within one round trip the server learns the script from its first use
     for place, item in enumerate(messages):
         try:
             if item.delay <= 0 and item.once is None:
-                command: Command = ("XADD", item.destination, "*", *dialect.entry(item.message, now))
+                command: Command = ("XADD", item.destination, "*", *entry(item.message, now))
             else:
                 command = _scripted(item, dialect, keys, now, whole=not script_sent and len(messages) > 1)
                 script_sent = True
