@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .batches import Batch as Batch
     from .broker import Broker as Broker
     from .broker import Capabilities as Capabilities
+    from .brokers.console import ConsoleBroker as ConsoleBroker
     from .codec import Codec as Codec
     from .consumer import Consumer as Consumer
     from .context import Context as Context
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
     from .errors import PenstockError as PenstockError
     from .errors import PublishError as PublishError
     from .errors import ValidationError as ValidationError
+    from .events.batched import BatchedEventPublisher as BatchedEventPublisher
+    from .events.batched import EventBatch as EventBatch
+    from .events.consumer import EventConsumer as EventConsumer
+    from .events.consumer import deduplicated as deduplicated
+    from .events.envelope import EventHeader as EventHeader
+    from .events.failures import FailedEvent as FailedEvent
+    from .events.publisher import EventPublisher as EventPublisher
+    from .events.routing import Route as Route
+    from .events.validation import EventValidator as EventValidator
+    from .events.validation import Validity as Validity
     from .executor import Limits as Limits
     from .inspector import Inspector as Inspector
     from .intake import Prefetch as Prefetch
@@ -79,6 +90,14 @@ _HOMES = {
     "context": "Context current",
     "errors": "AccessDenied BrokerError ConfigurationError ConnectionFailed HandlerTimeout LostLease PayloadError "
     "PayloadTooLarge PenstockError PublishError ValidationError",
+    "brokers.console": "ConsoleBroker",
+    "events.batched": "BatchedEventPublisher EventBatch",
+    "events.failures": "FailedEvent",
+    "events.consumer": "EventConsumer deduplicated",
+    "events.envelope": "EventHeader",
+    "events.publisher": "EventPublisher",
+    "events.routing": "Route",
+    "events.validation": "EventValidator Validity",
     "executor": "Limits",
     "inspector": "Inspector",
     "intake": "Prefetch",
@@ -111,6 +130,7 @@ __all__ = [
     "App",
     "Archive",
     "Batch",
+    "BatchedEventPublisher",
     "Broker",
     "BrokerError",
     "Capabilities",
@@ -118,6 +138,7 @@ __all__ = [
     "Codec",
     "ConfigurationError",
     "ConnectionFailed",
+    "ConsoleBroker",
     "Constant",
     "Consumer",
     "Context",
@@ -125,8 +146,14 @@ __all__ = [
     "Deduplicate",
     "Delays",
     "Envelope",
+    "EventBatch",
+    "EventConsumer",
+    "EventHeader",
+    "EventPublisher",
+    "EventValidator",
     "Exponential",
     "ExponentialJitter",
+    "FailedEvent",
     "FailedJob",
     "HandlerTimeout",
     "Idempotency",
@@ -153,14 +180,17 @@ __all__ = [
     "Retry",
     "RetryDaemon",
     "RetryPolicy",
+    "Route",
     "Send",
     "Store",
     "Telemetry",
     "ValidationError",
+    "Validity",
     "Worker",
     "WorkerOptions",
     "__version__",
     "current",
+    "deduplicated",
     "open_broker",
     "open_store",
 ]

@@ -15,6 +15,7 @@ URL                                   broker                                    
 ``kafka://a:1,b:2`` ``kafkas://``     Kafka; ``kafkas`` for TLS                      ``kafka``
 ``sqs://?region=eu-west-1``           Amazon SQS; ``sqs://host:port`` another server   ``sqs``
 ``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
+``events+redis://``                   Redis Streams of ``@logistically/events``      ``redis``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ====================================  =============================================  ==================
 """
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
+    " events+redis://, console://,"
     " kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
 )
-SIDEKIQ = "sidekiq+"
+SIDEKIQ, EVENTS = "sidekiq+", "events+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
@@ -62,6 +64,14 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.redis_streams import RedisStreamsBroker
 
         return RedisStreamsBroker.from_url(url, **options)
+    if scheme.startswith(EVENTS) and scheme.removeprefix(EVENTS) in REDIS_SCHEMES:
+        from .brokers.redis_streams import EventsDialect, RedisStreamsBroker
+
+        return RedisStreamsBroker.from_url(url[len(EVENTS) :], dialect=EventsDialect(), **options)
+    if scheme == "console":
+        from .brokers.console import ConsoleBroker
+
+        return ConsoleBroker()
     if scheme in {"kafka", "kafkas"}:
         from .brokers.kafka import KafkaBroker
 

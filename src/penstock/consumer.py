@@ -124,7 +124,7 @@ class Consumer(Generic[T]):
         self._plan = Plan(
             broker=broker,
             subscription=_subscription(stream, group, claim, options, keyed=keyed),
-            registry=Registry(),
+            registry=options.registry or Registry(),
             policy=policy,
             middleware=tuple(middleware),
             concurrency=concurrency,

@@ -19,6 +19,7 @@
   x HandlerError                a handler broke the contract
     + UnknownType               a message type nobody registered for
     + WrongReturn               it returned something that is no outcome
+    + NotAcknowledged           it was to acknowledge an event by itself, and did not
     + HandlerTimeout            it ran for longer than its timeout; a TimeoutError too
     + LostLease                 raised by `context.check()`: another worker has the message
 
@@ -133,6 +134,10 @@ class UnknownType(HandlerError):
 
 class WrongReturn(HandlerError):
     """The handler returned something that is no outcome."""
+
+
+class NotAcknowledged(HandlerError):
+    """The handler came to its end without a word: with auto_ack=False it has to call header.ack()."""
 
 
 class HandlerTimeout(HandlerError, TimeoutError):

@@ -118,7 +118,7 @@ class Executor:
     async def execute(self, delivery: Delivery[Any], context: Context) -> Outcome:
         """The outcome of one delivery. Raises nothing but ``CancelledError`` when the slot itself is cancelled."""
         message = delivery.message
-        route = self.registry.resolve(message.type)
+        route = self.registry.route(message)
         doubtful = delivery.count > 1 or message.headers or delivery.defect
         if doubtful or route is None or len(message.body) > self.limits.max_body:
             refusal = self._refuse(delivery, route)
@@ -152,7 +152,7 @@ class Executor:
         The first half of ``execute``, which has it inline: a call for each message would be seen there.
         """
         message = delivery.message
-        route = self.registry.resolve(message.type)
+        route = self.registry.route(message)
         refusal = self._refuse(delivery, route)
         if refusal is not None or route is None:
             return self._told(delivery, refusal or Release(UNKNOWN_TYPE_PAUSE))
@@ -172,7 +172,7 @@ class Executor:
 
     async def _handle(self, envelope: Envelope[Any]) -> Outcome:
         """The innermost layer of the onion."""
-        route = self.registry.resolve(envelope.message.type)
+        route = self.registry.route(envelope.message)
         if route is None:  # a middleware has changed the type
             raise UnknownType(f"no handler for type {envelope.message.type!r}")
         result = await self._run(route, envelope.payload, envelope.context)

@@ -24,14 +24,20 @@ PREFETCH_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefetch:
-    """How far a consumer reads ahead of its slots. ``most``: messages; ``wait``: seconds of one blocking read."""
+    """How far a consumer reads ahead of its slots. ``most``: messages; ``wait``: seconds of one blocking read.
+
+    ``held``: messages in its hands, those that run included; no more is fetched then.
+    """
 
     most: int = 1000
     wait: float = 2.0
+    held: int | None = None
 
     def __post_init__(self) -> None:
         at_least_one("most, the messages read ahead,", self.most)
         positive("wait, the seconds of one blocking read,", self.wait)
+        if self.held is not None:
+            at_least_one("held, the messages in hand at once,", self.held)
 
 
 class Intake:
@@ -78,7 +84,8 @@ class Intake:
         ledger = self._ledger
         # What waits for its turn takes no slot's place, within limits
         aside = ledger.aside and min(ledger.aside, self._prefetch.most, int(PREFETCH_BYTES / (self._average_size or 1)))
-        return min(self._target - len(ledger.held) + aside, self._most)
+        room = min(self._target - len(ledger.held) + aside, self._most)
+        return room if self._prefetch.held is None else min(room, self._prefetch.held - len(ledger.held))
 
     async def run(self) -> None:
         """Fetch until cancelled, or quiet: some client might swallow the cancellation."""

@@ -48,7 +48,8 @@ class Options:
     ``expired``: what becomes of a message whose time is over when it would begin: a dead letter, nothing, or, for dead
     letters that were put back, an execution like any other. ``refused``: told of each message that becomes a dead
     letter without having run, with its outcome. ``rates``: how much of which queue may be fetched in which time.
-    ``services``: further roles that run beside the consumer.
+    ``registry``: finds the handler of a message; a programming model brings its own. ``services``: further roles that
+    run beside the consumer.
     """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
@@ -59,6 +60,7 @@ class Options:
     expired: Expired = "dead_letter"
     refused: Refused | None = None
     rates: Rates | None = None
+    registry: Registry | None = None
     services: Sequence[Service] = ()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from .codec import Codec
 from .context import Context
 from .errors import ConfigurationError
+from .message import Message
 from .outcome import Outcome
 
 Handler: TypeAlias = (
@@ -44,7 +45,7 @@ class Registry:
 
     def add(self, handler: Handler, codec: Codec[Any], types: Iterable[str] | None = None) -> None:
         """Register ``handler`` for ``types`` (a type and its former names), or for every type not named elsewhere."""
-        route = Route(handler, codec, _wants_context(handler), not _is_async(handler))
+        route = Route(handler, codec, wants_two(handler), not is_async(handler))
         if types is None:
             if self._default is not None:
                 raise ConfigurationError("there is already a handler for every type; name the types of the second one")
@@ -59,6 +60,10 @@ class Registry:
         """The handler of a type, or ``None``."""
         return self._routes.get(type_, self._default)
 
+    def route(self, message: Message) -> Route | None:
+        """The handler of a message, or ``None``. A programming model may go by more than its type."""
+        return self._routes.get(message.type, self._default)
+
     @property
     def types(self) -> tuple[str, ...]:
         """The types named, sorted; ``*`` stands for every other."""
@@ -71,7 +76,7 @@ class Registry:
         return any(route.threaded for route in routes)
 
 
-def _is_async(handler: Callable[..., Any]) -> bool:
+def is_async(handler: Callable[..., Any]) -> bool:
     """Whether calling it makes a coroutine, as far as one can see: functions, methods, partials, callable objects.
 
     What a decorator wraps says nothing of the wrapper, so nothing is unwrapped.
@@ -81,7 +86,7 @@ def _is_async(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004 a callable object
 
 
-def _wants_context(handler: Callable[..., Any]) -> bool:
+def wants_two(handler: Callable[..., Any]) -> bool:
     """True for two positional parameters, false for one."""
     try:
         parameters = inspect.signature(handler).parameters.values()

@@ -10,6 +10,7 @@ import pytest
 
 from penstock.broker import Broker, Retention, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
+from penstock.brokers.redis_streams.events import EventsDialect
 from penstock.clients.redis_cluster import SLOTS, slot_of
 from penstock.message import Message
 from penstock.outcome import Ack
@@ -57,6 +58,7 @@ class _RedisStreams(BrokerConformance):
         self, broker: Broker[Any], source: str, keyed: Subscription
     ) -> None:
         """Not here: it is beside the stream, where no group sees it, and takes its place when it is due."""
+        self.need(broker, "keyed")
         first, second, third = (Message(type="t", body=body, key="a") for body in (b"1", b"2", b"3"))
         await self.send(broker, source, first, delay=0.3)
         await self.send(broker, source, second)
@@ -111,6 +113,18 @@ class TestValkey(_Single):
     kind = "valkey"
 
 
+class TestRedisInTheEventsDialect(TestRedis):
+    async def make_broker(self) -> Broker[Any]:
+        return RedisStreamsBroker.from_url(self.url, dialect=EventsDialect())
+
+    async def make_retaining(self, retention: Retention, **limits: Any) -> Broker[Any]:
+        return RedisStreamsBroker.from_url(self.url, dialect=EventsDialect(), retention=retention, **limits)
+
+    async def write_garbage(self, source: str) -> bool:
+        self._server_of(source).call("XADD", source, "*", "data", "{no json")
+        return True
+
+
 class TestNewRedis(_Single):
     """A Redis 8.2 or newer, which no package of Debian 12 brings: the one that PENSTOCK_TEST_NEW_REDIS_URL names."""
 
@@ -123,6 +137,12 @@ class TestRedisCluster(_Cluster):
 
 class TestValkeyCluster(_Cluster):
     kind = "valkey"
+
+
+class TestValkeyClusterInTheEventsDialect(TestValkeyCluster):
+    make_broker = TestRedisInTheEventsDialect.make_broker
+    make_retaining = TestRedisInTheEventsDialect.make_retaining
+    write_garbage = TestRedisInTheEventsDialect.write_garbage
 
 
 class TestRedisSentinel(_Sentinel):

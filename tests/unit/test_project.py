@@ -22,6 +22,7 @@ OPTIONAL = [
     "click",
     "glide",
     "hiredis",
+    "jsonschema",
     "prometheus_client",
     "pydantic",
     "redis",

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from penstock import Claim, Consumer, Context, Worker
 from penstock.broker import Outgoing, Settlement, Subscription
 from penstock.brokers.redis_streams import RedisStreamsBroker
+from penstock.brokers.redis_streams.dialect import GLIDE_KIT
 from penstock.brokers.redis_streams.options import Keys, Receipt
 from penstock.brokers.redis_streams.reading import Membership
 from penstock.brokers.redis_streams.scripts import CLAIM, SETTLE
@@ -617,7 +618,7 @@ async def test_an_outcome_is_checked_from_the_end_of_its_lease_on_by_either_cloc
     member.held["1-0"] = receipt
     message = Message(id="1-0", type="t", body=b"1")
     delivery = Delivery(message=message, source="s", group="g", receipt=receipt, count=1)
-    batch, client = Batch(member, "owner", 0.0), Client()
+    batch, client = Batch(member, "owner", 0.0, GLIDE_KIT), Client()
     assert [] == batch.fill([Settlement(delivery=delivery, outcome=ACK)])
     assert [] == await batch.apply(client, Native(), keep=False, monotonic=monotonic)  # type: ignore[arg-type]
     assert [("settle", sure)] == sent

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..clock import SYSTEM_CLOCK, Clock
+from ..context import Context
 from ..errors import BrokerError, ConfigurationError
 from ..message import Envelope
 from ..outcome import ACK, Ack, Outcome, Release
@@ -29,12 +30,17 @@ SCOPED = "consumed:{stream}:{group}:{key}"
 GLIDE_KIT = "consumed:{stream}:{key}"
 
 
+def _own_key(context: Context) -> str | None:
+    return context.key
+
+
 class Deduplicate:
     """Consumer middleware over a ``Store``.
 
     ``pending``: seconds a reservation lasts without being renewed, i.e. how long a dead worker blocks another message
     with the same key. ``done``: seconds for which a key is remembered. ``pause``: seconds until a message whose key is
-    reserved looks again. ``template``: how a key is named, of ``stream``, ``group`` and ``key``.
+    reserved looks again. ``template``: how a key is named, of ``stream``, ``group`` and ``key``. ``key``: what a message
+    is known by, by default its own key; ``None`` runs it as ever.
 
     ``GLIDE_KIT`` shares keys with that library's consumers: not scoped by group, and reserved in the name of the worker
     instead of the message. A worker that dies then blocks its own message too, for ``pending`` seconds.
@@ -48,11 +54,13 @@ class Deduplicate:
         done: float = 86_400.0,
         pause: float = 0.5,
         template: str = SCOPED,
+        key: Callable[[Context], str | None] = _own_key,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if pending <= 0 or done <= 0:
             raise ConfigurationError(f"pending and done are in seconds and more than 0, got {pending} and {done}")
         self._store, self._clock = store, clock
+        self._key = key
         self._here: dict[str, str] = {}  # keys that run in this process, and for which message
         self._pending, self._done, self._pause, self._template = pending, done, pause, template
 
@@ -61,9 +69,10 @@ class Deduplicate:
     ) -> Outcome:
         """See the module."""
         context = envelope.context
-        if context.key is None:
+        named = self._key(context)
+        if named is None:
             return await call_next(envelope)
-        key = self._template.format(stream=context.stream, group=context.group, key=context.key)
+        key = self._template.format(stream=context.stream, group=context.group, key=named)
         if self._here.setdefault(key, context.id) != context.id:
             return Release(self._pause)
         try:
@@ -78,7 +87,7 @@ class Deduplicate:
         owner = context.worker if self._template == GLIDE_KIT else context.id
         claim = await self._store.reserve(key, owner, self._pending)
         if claim is Claim.DONE:
-            logger.info("acked without running: its key is done", extra={**context.fields(), "key": context.key})
+            logger.info("acked without running: its key is done", extra={**context.fields(), "key": key})
             return ACK
         if claim is Claim.HELD:
             return Release(self._pause)

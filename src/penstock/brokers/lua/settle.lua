@@ -7,6 +7,8 @@
 --         'later', id, delay in ms, member in three parts (the middle one only if there are several groups)
 --         'dead', id, number of fields and values, fields and values
 --         'release', id, how often it was handed over
+--         'several', id, number of arguments, and so many: 'later' and 'dead' as above but without the id, for the
+--         messages of one entry; it is acked when all of them are written
 -- Returns {ids that are no longer the owner's, first error or '', ids it befell, '1' if XACKDEL is not for us, of a keyed
 -- subscription how many others got their turn, and how many ghosts were next}. What is written elsewhere is written
 -- before the ack: an error then leaves the entry leased, not lost.
@@ -56,6 +58,21 @@ for i = 7, at - 1 do
   end
 end
 
+local function several(id, at)
+  local last, answer = at + ARGV[at], 0
+  at = at + 1
+  while at <= last and not (type(answer) == 'table' and answer.err) do
+    if ARGV[at] == 'later' then
+      answer = later(id, at + 1)
+      at = at + 5
+    else
+      answer = redis.pcall('XADD', KEYS[3], '*', unpack(ARGV, at + 2, at + 1 + ARGV[at + 1]))
+      at = at + 2 + ARGV[at + 1]
+    end
+  end
+  return answer
+end
+
 while at <= #ARGV do
   local kind, id = ARGV[at], ARGV[at + 1]
   local size = kind == 'later' and 4 or kind == 'release' and 1 or 1 + ARGV[at + 2]
@@ -68,6 +85,8 @@ while at <= #ARGV do
     local answer
     if kind == 'later' then
       answer = later(id, at)
+    elseif kind == 'several' then
+      answer = several(id, at)
     else
       answer = redis.pcall('XADD', KEYS[3], '*', unpack(ARGV, at + 1, at + ARGV[at]))
     end

@@ -10,19 +10,22 @@ that may be late, by our clock or by the server's, is checked, entry by entry, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
-from ...checks import known
+from ...checks import known, one_of
 from ...clients.opening import redis_client
 from ...clients.redis import Arg, RedisClient
 from ...clients.redis_cluster import slot_of
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, ConfigurationError
 from ...message import Delivery
-from . import settling
+from . import settling, wholes
+from .dialect import GLIDE_KIT, Dialect
+from .event_reading import EventReader
+from .events import EventsDialect
 from .inspection import RedisStreamsInspection
 from .keyed import KeyedReader
 from .options import Receipt, RedisStreamsOptions, new_identity
@@ -61,9 +64,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
         options: RedisStreamsOptions = _DEFAULTS,
         clock: Clock = SYSTEM_CLOCK,
         original: RedisStreamsBroker | None = None,
+        dialect: Dialect = GLIDE_KIT,
     ) -> None:
-        super().__init__(client, clock)
+        super().__init__(client, clock, dialect)
         self.options = options
+        self.capabilities = dialect.capabilities(type(self).capabilities)
         self._original = original
         self.identity: str = original.identity if original else options.consumer or new_identity()
         self._members: dict[tuple[str, str], Membership] = original._members if original else {}  # noqa: SLF001 - our own class
@@ -73,11 +78,18 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     @classmethod
     def from_url(
-        cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
+        cls,
+        url: str,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        timeout: float = 10.0,
+        dialect: Dialect = GLIDE_KIT,
+        **options: Any,
     ) -> RedisStreamsBroker:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
         known("a Redis Streams broker", options, (*RedisStreamsOptions.__struct_fields__, "timeout"))
-        return cls(redis_client(url, timeout=timeout), options=RedisStreamsOptions(**options), clock=clock)
+        client = redis_client(url, timeout=timeout)
+        return cls(client, options=RedisStreamsOptions(**options), clock=clock, dialect=dialect)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, identity={self.identity!r})"
@@ -105,13 +117,23 @@ class RedisStreamsBroker(RedisStreamsInspection):
 
     def fork(self) -> RedisStreamsBroker:
         return RedisStreamsBroker(
-            self._client.fork(), options=self.options, clock=self._clock, original=self._original or self
+            self._client.fork(),
+            options=self.options,
+            clock=self._clock,
+            original=self._original or self,
+            dialect=self._dialect,
         )
+
+    def speaking(self, dialect: str, *, dead_letters: Mapping[str, str] | None = None) -> RedisStreamsBroker:
+        """See ``penstock.dialect``. It has connections of its own, and an owner's name of its own."""
+        one_of("dialect", dialect, ("events",))
+        spoken = EventsDialect(dead_letters or {})
+        return RedisStreamsBroker(self._client.fork(), options=self.options, clock=self._clock, dialect=spoken)
 
     # ------------------------------------------------------------------------------------------------------- the port
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[str]:
-        return await publish(self._client, self._keys, messages, self._clock.time())
+        return await publish(self._client, self._dialect, self._keys, messages, self._clock.time())
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         return await self._reader(subscription).fetch(min(limit, MAX_BATCH), wait)
@@ -127,6 +149,21 @@ class RedisStreamsBroker(RedisStreamsInspection):
         return count
 
     async def settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
+        if self._dialect.splits:
+            return await wholes.settle(settlements, self._holds, self._settle)
+        return await self._settle(settlements)
+
+    async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
+        if self._dialect.splits:
+            return await wholes.extend(deliveries, lambda entries: self._extend(entries, lease))
+        return await self._extend(deliveries, lease)
+
+    def _holds(self, delivery: Delivery[Receipt]) -> bool:
+        """Whether the entry is held here, under this very lease, as far as we know."""
+        member = self._members.get((delivery.source, delivery.group))
+        return member is not None and member.held.get(delivery.message.id) is delivery.receipt
+
+    async def _settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
         clock, keep = self._clock, self.options.keeps
         lost: list[Delivery[Receipt]] = []
         for name, items in by_group(settlements, [item.delivery for item in settlements]).items():
@@ -135,14 +172,14 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 lost += [item.delivery for item in items]
                 continue
             for i in range(0, len(items), MAX_IDS):
-                batch = Batch(member, self.identity, clock.time())
+                batch = Batch(member, self.identity, clock.time(), self._dialect)
                 lost += batch.fill(items[i : i + MAX_IDS])
                 lost += await batch.apply(self._client, self._native, keep=keep, monotonic=clock.monotonic())
                 if (batch.ready or batch.ghosts) and name in self._readers:
                     self._readers[name].look_soon(batch.ghosts)
         return lost
 
-    async def extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
+    async def _extend(self, deliveries: Sequence[Delivery[Receipt]], lease: float) -> Sequence[Delivery[Receipt]]:
         lost: list[Delivery[Receipt]] = []
         for name, part in by_group(deliveries, deliveries).items():
             member = self._members.get(name)
@@ -205,7 +242,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
             member = self._members.get(name)
             if member is None:
                 member = self._members[name] = Membership(subscription, self._keys)
-            kind = KeyedReader if subscription.keyed else GroupReader
+            kind = KeyedReader if subscription.keyed else EventReader if self._dialect.splits else GroupReader
             reader = kind(self._client, self.identity, member, self.options, self._clock)
             self._readers[name] = reader
         if subscription.keyed is not reader.keyed:

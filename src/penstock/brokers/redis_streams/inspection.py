@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -13,20 +13,10 @@ from ...clock import Clock
 from ...errors import AccessDenied
 from ...message import Message
 from . import diagnosis
-from .options import PSEUDO, Keys
+from .dialect import Dialect
+from .options import PSEUDO
 from .scripts import MEND, PRESENCE, PURGE, REQUEUE
-from .wire import (
-    RAW,
-    Fields,
-    Unreadable,
-    aged_headers,
-    milliseconds,
-    parse_failure,
-    parse_json,
-    pick,
-    read_entry,
-    texts,
-)
+from .wire import Unreadable, milliseconds, texts
 
 WORKERS, BEATS = "penstock:{workers}", "penstock:{workers}:beats"
 PAUSED = "penstock:{workers}:paused"  # a hash, since when in ms by stream: a worker's user may read hashes, but no sets
@@ -37,8 +27,9 @@ EXAMINED = 200  # streams that a diagnosis looks into
 class RedisStreamsInspection:
     """Reads and mends; knows nothing of leases."""
 
-    def __init__(self, client: RedisClient, clock: Clock) -> None:
-        self._client, self._clock, self._keys = client, clock, Keys(tagged=client.clustered)
+    def __init__(self, client: RedisClient, clock: Clock, dialect: Dialect) -> None:
+        self._client, self._clock, self._dialect = client, clock, dialect
+        self._keys = dialect.keys(tagged=client.clustered)
 
     @property
     def url(self) -> str:
@@ -51,7 +42,7 @@ class RedisStreamsInspection:
             while cursor != b"0":
                 cursor, names = await server.call("SCAN", cursor or 0, "COUNT", PAGE, "TYPE", "stream")
                 found.update(names)
-        return sorted(name for name in texts(list(found)) if not name.endswith(":dlq"))
+        return sorted(name for name in texts(list(found)) if not self._keys.is_dead(name))
 
     async def stats(self, source: str) -> StreamStats:
         replies = await self._client.many(
@@ -71,7 +62,7 @@ class RedisStreamsInspection:
         size, delayed, dead, oldest, groups = replies
         age = None
         if oldest:
-            at = _message(oldest[0]).enqueued_at
+            at = self._message(oldest[0]).enqueued_at
             age = None if at is None else max(self._clock.time() - at, 0.0)
         described = [_pairs(flat) for flat in groups]
         stats = [await self._group(source, group, size if len(groups) == 1 else None) for group in described]
@@ -91,18 +82,18 @@ class RedisStreamsInspection:
 
     async def peek(self, source: str, limit: int) -> Sequence[Message]:
         entries = await self._client.call("XRANGE", source, "-", "+", "COUNT", max(limit, 0))
-        return [_message(entry) for entry in _items(entries)]
+        return [self._message(entry) for entry in _items(entries)]
 
     async def dead(self, source: str, limit: int, *, after: str | None = None) -> Sequence[DeadMessage]:
         start = "-" if after is None else f"({after}"
         entries = await self._client.call("XRANGE", self._keys.dead(source), start, "+", "COUNT", max(limit, 0))
-        return [_dead(entry) for entry in _items(entries)]
+        return [self._letter(entry) for entry in _items(entries)]
 
     async def requeue_dead(self, source: str, ids: Sequence[str]) -> int:
         now, dead, count = self._clock.time(), self._keys.dead(source), 0
         for i in range(0, len(ids), PAGE):
             replies = await self._client.many([("XRANGE", dead, ident, ident) for ident in ids[i : i + PAGE]])
-            args: list[bytes | str] = []
+            args: list[Arg] = []
             for reply in replies:
                 if isinstance(reply, AccessDenied):
                     raise reply
@@ -110,10 +101,10 @@ class RedisStreamsInspection:
                     continue
                 entry_id, fields = reply[0]
                 try:
-                    _, headers, _ = read_entry("", fields)
+                    fresh = self._dialect.requeued(fields, now)
                 except Unreadable:
                     continue
-                args += [entry_id, aged_headers(headers, 0, now)]
+                args += [entry_id, len(fresh), *fresh]
             if args:
                 count += await self._client.run(REQUEUE, [dead, source], args)
         return count
@@ -143,6 +134,12 @@ class RedisStreamsInspection:
             found += int(ghosts)
             if cursor == b"0":
                 return found
+
+    def _message(self, entry: Sequence[Any]) -> Message:
+        return self._dialect.peeked(entry[0].decode(), entry[1])
+
+    def _letter(self, entry: Sequence[Any]) -> DeadMessage:
+        return self._dialect.letter(entry[0].decode(), entry[1])
 
     # ------------------------------------------------------------------------------------------------------- presence
 
@@ -191,7 +188,7 @@ class RedisStreamsInspection:
         for group, reply in zip(stats.groups, replies, strict=True):
             if not isinstance(reply, Exception):
                 found += diagnosis.silent(source, group.name, map(_holding, reply))
-        newest = None if isinstance(last, Exception) or not last else _dead(last[0]).died_at
+        newest = None if isinstance(last, Exception) or not last else self._letter(last[0]).died_at
         return found + diagnosis.dying(source, stats.dead, newest, self._clock.time())
 
 
@@ -201,46 +198,6 @@ def _items(reply: Any) -> list[Any]:
 
 def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _message(entry: Sequence[Any]) -> Message:
-    ident, fields = entry[0].decode(), entry[1]
-    try:
-        return read_entry(ident, fields)[0]
-    except Unreadable:
-        return Message(id=ident, type="", body=pick(fields)[1] or b"")
-
-
-def _dead(entry: Sequence[Any]) -> DeadMessage:
-    ident, fields = entry[0].decode(), entry[1]
-    named: dict[bytes, bytes] = _pairs(fields)
-    error, handled = _object(named.get(b"error")), _object(named.get(b"handledBy"))
-    failure = parse_failure(named.get(b"failure"))
-    return DeadMessage(
-        id=ident,
-        message=_message(entry),
-        reason=str(error.get("reason", "")),
-        error=None if failure is None else f"{failure.type}: {failure.message}",
-        meta=error.get("meta"),
-        group=str(handled.get("group", "")),
-        owner=str(handled.get("consumer", "")),
-        died_at=int(ident.partition("-")[0]) / 1000,
-        raw=named.get(RAW) or _unreadable(fields),
-    )
-
-
-def _unreadable(fields: Fields) -> bytes | None:
-    """The entry as text, if nothing else can be made of it."""
-    try:
-        read_entry("", fields)
-    except Unreadable:
-        return repr(fields).encode()
-    return None
-
-
-def _object(raw: bytes | None) -> dict[str, Any]:
-    value: Any = parse_json(raw)
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _holding(flat: Sequence[Any]) -> tuple[str, int, float]:

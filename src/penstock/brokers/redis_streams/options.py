@@ -84,6 +84,10 @@ class Keys:
     def dead(self, stream: str) -> str:
         return f"{self._beside(stream)}:dlq"
 
+    def is_dead(self, name: str) -> bool:
+        """Whether a stream of this name holds dead letters."""
+        return name.endswith(":dlq")
+
     def turns(self, stream: str, group: str) -> list[str]:
         """What a keyed subscription keeps: who has the turn of each key, and who waits for it."""
         beside = self._beside(stream)

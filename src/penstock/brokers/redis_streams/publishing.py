@@ -9,31 +9,32 @@ from typing import Any
 from ...broker import Outgoing
 from ...clients.redis import Command, RedisClient, code_of
 from ...errors import BrokerError, ConfigurationError, EncodeError, PublishError
+from .dialect import Dialect, Later
 from .options import Keys
 from .scripts import PUBLISH
-from .wire import delayed_member, headers_of, milliseconds
+from .wire import milliseconds
 
 MAX_MESSAGES = 1000
 MAX_BYTES = 8 * 1024 * 1024
 
 
-async def publish(client: RedisClient, keys: Keys, messages: Sequence[Outgoing], now: float) -> list[str]:
+async def publish(
+    client: RedisClient, dialect: Dialect, keys: Keys, messages: Sequence[Outgoing], now: float
+) -> list[str]:
     """Publish in order, in as few round trips as reasonable."""
     fates: list[Any] = [None] * len(messages)
     places: list[int] = []
     commands: list[Command] = []
-    size = 0
+    size, entry = 0, dialect.entry
     script_sent = False  # within one round trip the server learns the script from its first use
     for place, item in enumerate(messages):
         try:
-            headers = headers_of(item.message, now)
             if item.delay <= 0 and item.once is None:
-                body = item.message.body
-                command: Command = ("XADD", item.destination, "*", "headers", headers, "payload", body)
+                command: Command = ("XADD", item.destination, "*", *entry(item.message, now))
             else:
-                command = _scripted(item, headers, keys, whole=not script_sent and len(messages) > 1)
+                command = _scripted(item, dialect, keys, now, whole=not script_sent and len(messages) > 1)
                 script_sent = True
-        except ConfigurationError as wrong:
+        except (ConfigurationError, EncodeError) as wrong:
             fates[place] = wrong
             continue
         except (TypeError, ValueError, OverflowError, RecursionError) as wrong:
@@ -49,7 +50,7 @@ async def publish(client: RedisClient, keys: Keys, messages: Sequence[Outgoing],
     return _judge(fates)
 
 
-def _scripted(item: Outgoing, headers: bytes, names: Keys, *, whole: bool) -> Command:
+def _scripted(item: Outgoing, dialect: Dialect, names: Keys, now: float, *, whole: bool) -> Command:
     """A message with a delay or to be published once, as a call of the script."""
     message, stream = item.message, item.destination
     keys = [stream, names.delayed(stream)]
@@ -60,10 +61,12 @@ def _scripted(item: Outgoing, headers: bytes, names: Keys, *, whole: bool) -> Co
     ident, member, delay = os.urandom(12).hex(), b"", ""
     if item.delay > 0:
         delay = str(milliseconds(item.delay + 0.0004999))  # rounded up: never early
-        head, _, tail = delayed_member(stream, headers, message.body, ident, "")
+        at = now if message.enqueued_at is None else message.enqueued_at
+        later = Later(stream=stream, message=message, attempt=message.attempt, enqueued_at=at, ident=ident)
+        head, _, tail = dialect.later(later)
         member = head + tail
     ttl = max(milliseconds(item.once or 0), 1)
-    return PUBLISH.command(keys, (delay, ttl, ident, member, headers, message.body), whole=whole)
+    return PUBLISH.command(keys, (delay, ttl, ident, member, *dialect.entry(message, now)), whole=whole)
 
 
 async def _send(client: RedisClient, commands: list[Command], places: list[int], fates: list[Any]) -> None:

@@ -275,7 +275,7 @@ class GroupReader:
                 Delivery(message=message, source=source, group=group, receipt=receipt, count=count, defect=defect)
             )
             if len(entry) > 2:  # off the fast path
-                found[-1] = replace(found[-1], predecessor=_predecessor(entry))
+                found[-1] = replace(found[-1], predecessor=predecessor(entry))
         if others:
             await self._pass_by(others)
         membership.held.update(held)
@@ -291,7 +291,7 @@ class GroupReader:
             raise
 
 
-def _predecessor(entry: Sequence[Any]) -> Predecessor | None:
+def predecessor(entry: Sequence[Any]) -> Predecessor | None:
     """Whose lease lapsed; nobody's, if the entry was handed back."""
     owner = entry[3].decode("utf-8", "backslashreplace")
     return None if owner in PSEUDO else Predecessor(owner, entry[4] / 1000)

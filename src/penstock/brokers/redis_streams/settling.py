@@ -12,19 +12,12 @@ from ...clock import Clock
 from ...errors import BrokerError, ConnectionFailed
 from ...message import Delivery
 from ...outcome import Ack, DeadLetter, Release, Retry
+from .dialect import Dialect, Later
 from .options import Receipt
 from .reading import Membership
 from .scripts import EXTEND, SETTLE
-from .wire import (
-    aged_headers,
-    delayed_member,
-    error_field,
-    failure_field,
-    handled_by,
-    milliseconds,
-    pick,
-    raw_field,
-)
+from .wholes import Several
+from .wire import milliseconds
 
 MAX_IDS = 1000
 
@@ -54,12 +47,12 @@ class Batch:
     """The settlements of one group, at most ``MAX_IDS``."""
 
     __slots__ = (
-        *("_acks", "_deliveries", "_membership", "_now", "_others", "_owner", "_sure_until"),
+        *("_acks", "_deliveries", "_dialect", "_membership", "_now", "_others", "_owner", "_sure_until"),
         *("ghosts", "ready"),
     )
 
-    def __init__(self, membership: Membership, owner: str, now: float) -> None:
-        self._membership, self._owner, self._now = membership, owner, now
+    def __init__(self, membership: Membership, owner: str, now: float, dialect: Dialect) -> None:
+        self._membership, self._owner, self._now, self._dialect = membership, owner, now, dialect
         self._acks: list[Arg] = []
         self._others: list[Arg] = []
         self._deliveries: dict[str, Delivery[Receipt]] = {}
@@ -119,8 +112,10 @@ class Batch:
         ident = delivery.message.id
         match outcome:
             case DeadLetter():
-                fields = self._dead_letter(delivery, outcome)
+                fields = self._dialect.dead(delivery, outcome, self._owner)
                 return ("dead", ident, len(fields), *fields)
+            case Several():
+                return self._several(delivery, outcome)
             case Retry(delay=delay, counts=counts) if delivery.defect is None:
                 attempt = delivery.attempt + 1 if counts else delivery.message.attempt
                 return self._later(delivery, delay or 0.0, attempt, self._now)
@@ -134,31 +129,35 @@ class Batch:
 
     def _later(self, delivery: Delivery[Receipt], delay: float, attempt: int, now: float | None) -> tuple[Arg, ...]:
         keyed = self._membership.subscription.keyed and delivery.message.key is not None
-        turn = delivery.message.id if keyed else None
-        headers = aged_headers(delivery.receipt.headers, attempt, now, turn=turn)
-        unique = os.urandom(12).hex()
-        parts = delayed_member(delivery.source, headers, delivery.message.body, unique, delivery.group)
-        return ("later", delivery.message.id, milliseconds(max(delay, 0.0) + 0.0004999), *parts)
+        later = Later(
+            stream=delivery.source,
+            message=delivery.message,
+            attempt=attempt,
+            enqueued_at=now,
+            ident=os.urandom(12).hex(),
+            group=delivery.group,
+            turn=delivery.message.id if keyed else None,
+            receipt=delivery.receipt,
+        )
+        delay = milliseconds(max(delay, 0.0) + 0.0004999)
+        return ("later", delivery.message.id, delay, *self._dialect.later(later))
 
-    def _dead_letter(self, delivery: Delivery[Receipt], outcome: DeadLetter) -> list[Arg]:
-        message, receipt = delivery.message, delivery.receipt
-        headers: bytes | None = receipt.headers
-        body: bytes | None = message.body
-        if delivery.defect is not None:
-            headers, body = pick(receipt.fields or [])
-        elif delivery.count > 1 or b'"retry' in receipt.headers:
-            headers = aged_headers(receipt.headers, delivery.attempt, None)
-        fields: list[Arg] = []
-        if headers is not None:
-            fields += ["headers", headers]
-        if body is not None:
-            fields += ["payload", body]
-        fields += ["error", error_field(outcome), "handledBy", handled_by(delivery.group, self._owner)]
-        if outcome.error is not None:
-            fields += ["failure", failure_field(outcome.error, message.id, delivery.count)]
-        if delivery.defect is not None:
-            fields += ["raw", raw_field(receipt.fields or [])]
-        return fields
+    def _several(self, delivery: Delivery[Receipt], parts: Several) -> tuple[Arg, ...]:
+        """What becomes of the messages of one entry, as one outcome: all of it is written, then the entry is acked."""
+        arguments: list[Arg] = []
+        for part, outcome in parts.outcomes:
+            match outcome:
+                case Ack():
+                    continue
+                case DeadLetter():
+                    fields = self._dialect.dead(part, outcome, self._owner)
+                    arguments += ["dead", len(fields), *fields]
+                case Retry(delay=delay, counts=counts):
+                    attempt = part.attempt + 1 if counts else part.message.attempt
+                    arguments += ["later", *self._later(part, delay or 0.0, attempt, self._now)[2:]]
+                case Release(delay=delay):
+                    arguments += ["later", *self._later(part, delay, part.attempt, None)[2:]]
+        return ("several", delivery.message.id, len(arguments), *arguments)
 
 
 async def extend(

@@ -23,12 +23,14 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ...message import Message
+from ...broker import DeadMessage
+from ...clients.redis import Arg
+from ...message import Delivery, Message
 from ...outcome import DeadLetter
 
 Fields: TypeAlias = list[bytes]  #: name, value, name, value …
@@ -230,6 +232,34 @@ def failure_field(error: BaseException, entry_id: str, deliveries: int) -> bytes
     )
 
 
+def circumstances(delivery: Delivery[Any], outcome: DeadLetter, owner: str) -> list[Arg]:
+    """The fields of a dead letter that say why, by whom, and what could not be read: its receipt has it."""
+    fields: list[Arg] = ["error", error_field(outcome), "handledBy", handled_by(delivery.group, owner)]
+    if outcome.error is not None:
+        fields += ["failure", failure_field(outcome.error, delivery.message.id, delivery.count)]
+    if delivery.defect is not None:
+        fields += ["raw", raw_field(delivery.receipt.fields or [])]
+    return fields
+
+
+def letter(ident: str, fields: Fields, message: Message, raw: bytes | None) -> DeadMessage:
+    """A dead letter whose circumstances are written as above."""
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    error, handled = parse_object(named.get(b"error")), parse_object(named.get(b"handledBy"))
+    failure = parse_failure(named.get(b"failure"))
+    return DeadMessage(
+        id=ident,
+        message=message,
+        reason=str(error.get("reason", "")),
+        error=None if failure is None else f"{failure.type}: {failure.message}",
+        meta=error.get("meta"),
+        group=str(handled.get("group", "")),
+        owner=str(handled.get("consumer", "")),
+        died_at=int(ident.partition("-")[0]) / 1000,
+        raw=raw,
+    )
+
+
 def raw_field(fields: Fields) -> bytes:
     """All fields of an unreadable entry as JSON: name and value pairs, bytes that are no text as ``{"base64": …}``."""
     return to_json([[_text(fields[i]), _text(fields[i + 1])] for i in range(0, len(fields) - 1, 2)])
@@ -250,6 +280,12 @@ def parse_json(raw: bytes | None) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def parse_object(raw: bytes | None) -> dict[str, Any]:
+    """The JSON object, or an empty one."""
+    value: Any = parse_json(raw)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def parse_failure(raw: bytes | None) -> Failure | None:

@@ -92,8 +92,8 @@ class FetchingTests(Harness):
             assert [b"0", b"1", b"0", b"1", b"2"] == bodies(found)
         waiting = asyncio.ensure_future(fetch(both, 100, PATIENCE))
         await asyncio.sleep(0.02)
-        await self.send(await self.another(), a, message(b"late"))
-        assert [(a, b"late")] == [(d.source, d.message.body) for d in await asyncio.wait_for(waiting, PATIENCE)]
+        await self.send(await self.another(), a, message(b'"late"'))
+        assert [(a, b'"late"')] == [(d.source, d.message.body) for d in await asyncio.wait_for(waiting, PATIENCE)]
 
     async def test_a_waiting_fetch_does_not_hold_up_publishing(
         self, broker: Broker[Any], source: str, subscription: Subscription

@@ -176,7 +176,7 @@ class GroupTests(Harness):
     async def test_a_group_may_begin_with_the_next_message(self, broker: Broker[Any], source: str) -> None:
         self.need(broker, "fanout")
         subscription = Subscription(source=source, group="late", lease=self.lease, start="next")
-        await self.send(broker, source, message(b"early"))
+        await self.send(broker, source, message(b'"early"'))
         assert [] == await self.take(broker, subscription)
-        await self.send(broker, source, message(b"late"))
-        assert [b"late"] == bodies(await self.collect(broker, subscription, 1))
+        await self.send(broker, source, message(b'"late"'))
+        assert [b'"late"'] == bodies(await self.collect(broker, subscription, 1))

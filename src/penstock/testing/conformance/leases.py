@@ -160,16 +160,16 @@ class LeaseTests(Harness):
     ) -> None:
         if not isinstance(broker, SupportsReclaim):
             pytest.skip("the broker redelivers by itself")
-        await self.send(broker, source, message(b"old"))
+        await self.send(broker, source, message(b'"old"'))
         await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
         await self.reclaim(broker, subscription)
-        await self.send(broker, source, message(b"new"))
+        await self.send(broker, source, message(b'"new"'))
         await self.one(broker, subscription)
         await self.lapse(self.lease * 1.5)
-        assert [b"old"] == bodies(await self.reclaim(broker, subscription, above=1))
+        assert [b'"old"'] == bodies(await self.reclaim(broker, subscription, above=1))
         await self.lapse(self.lease * 1.5)
-        assert [b"new"] == bodies(await self.reclaim(broker, subscription, below=2))
+        assert [b'"new"'] == bodies(await self.reclaim(broker, subscription, below=2))
 
     @pytest.mark.parametrize("outcome", [Ack(), Retry(0.0), DeadLetter("no"), Release()])
     async def test_who_lost_the_lease_can_do_nothing(

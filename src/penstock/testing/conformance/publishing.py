@@ -90,11 +90,11 @@ class PublishingTests(Harness):
     async def test_a_delayed_message_waits(self, broker: Broker[Any], source: str, subscription: Subscription) -> None:
         self.need(broker, "max_delay")
         assert [] == await self.take(broker, subscription)  # joining may take its time
-        await self.send(broker, source, message(b"later"), delay=0.3)
-        await self.send(broker, source, message(b"now"))
-        assert [b"now"] == bodies(await self.collect(broker, subscription, 1))
+        await self.send(broker, source, message(b'"later"'), delay=0.3)
+        await self.send(broker, source, message(b'"now"'))
+        assert [b'"now"'] == bodies(await self.collect(broker, subscription, 1))
         await self.lapse(0.35)
-        assert [b"later"] == bodies(await self.collect(broker, subscription, 1))
+        assert [b'"later"'] == bodies(await self.collect(broker, subscription, 1))
 
     async def test_equal_delayed_messages_stay_distinct(
         self, broker: Broker[Any], source: str, subscription: Subscription
