@@ -44,7 +44,7 @@ def _pack(value: Any, out: bytearray) -> None:
     elif isinstance(value, int | float):
         out += _number(value)
     elif isinstance(value, str):
-        text = value.encode("utf-8", "replace")
+        text = value.encode("utf-8", "surrogatepass")
         out += _head(len(text), 0xA0, 32, 0xD9, 0xDA, 0xDB) + text
     elif isinstance(value, Mapping):
         _object(cast("Mapping[str, Any]", value), out)
