@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -75,11 +75,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return msgspec.Raw(js_number(value).encode())
     if isinstance(value, dict):
-        members: dict[Any, Any] = value
+        members = cast("dict[Any, Any]", value)  # type: ignore[redundant-cast] # pyright knows less
         changed = {key: _plain(item) for key, item in members.items()}
         return members if all(changed[key] is item for key, item in members.items()) else changed
     if isinstance(value, list | tuple):
-        items: list[Any] | tuple[Any, ...] = value
+        items = cast("list[Any]", value)
         found = [_plain(item) for item in items]
         return items if all(a is b for a, b in zip(found, items, strict=True)) else found
     return value

@@ -33,9 +33,17 @@ class Refused(Exception):
 
 
 def publish(
-    conn: sa.Connection, dialect: Dialect, messages: Sequence[Outgoing], *, max_body: int, careful: bool = True
+    conn: sa.Connection,
+    dialect: Dialect,
+    messages: Sequence[Outgoing],
+    *,
+    max_body: int,
+    careful: bool = True,
+    again: set[int] | None = None,
 ) -> list[Fate]:
     """Insert a batch; tell each message's fate.
+
+    ``again``: takes the places of those that were published before.
 
     ``careful``: under a savepoint, so that a message that is refused spares its neighbours and the transaction;
     without it the whole transaction fails with ``Refused``.
@@ -54,8 +62,10 @@ def publish(
         key = keys.get(n)
         if key is not None and key in known:
             fates[n] = str(known[key])
+            _note(again, n)
         elif key is not None and first.setdefault(key, n) != n:
             twins[n] = first[key]
+            _note(again, n)
         else:
             try:
                 batch.append((n, _row(dialect, item, groups.get(item.destination, [""])[0], max_body)))
@@ -69,6 +79,11 @@ def publish(
     if batch:
         dialect.announce(conn, queues)
     return fates
+
+
+def _note(again: set[int] | None, place: int) -> None:
+    if again is not None:
+        again.add(place)
 
 
 def _once_key(dialect: Dialect, item: Outgoing) -> Key | None:
