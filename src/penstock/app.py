@@ -16,6 +16,7 @@ URL                                   broker                                    
 ``sqs://?region=eu-west-1``           Amazon SQS; ``sqs://host:port`` another server   ``sqs``
 ``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
+``rotif+redis://``                    Rotif's schema; also ``rotif+rediss`` …         ``redis``
 ====================================  =============================================  ==================
 """
 
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
-    " kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
+    " rotif+redis://, kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
 )
-SIDEKIQ = "sidekiq+"
+SIDEKIQ, ROTIF = "sidekiq+", "rotif+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
@@ -70,6 +71,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sidekiq import SidekiqBroker
 
         return SidekiqBroker.from_url(url, **options)
+    if scheme.startswith(ROTIF) and scheme.removeprefix(ROTIF) in REDIS_SCHEMES:
+        from .brokers.rotif import RotifBroker
+
+        return RotifBroker.from_url(url, **options)
     if scheme == "sqs":
         from .brokers.sqs import SqsBroker
 
@@ -84,8 +89,9 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
 def open_store(url: str) -> Store:
     """A store for idempotency keys at ``url``. Raises as ``open_broker`` does."""
     scheme = _scheme(url)
-    if scheme.startswith(SIDEKIQ):  # the same server
-        return open_store(url[len(SIDEKIQ) :])
+    for prefix in (SIDEKIQ, ROTIF):
+        if scheme.startswith(prefix):  # the same server
+            return open_store(url[len(prefix) :])
     if scheme == "memory":
         from .stores.memory import MemoryStore
 

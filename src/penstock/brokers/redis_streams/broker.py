@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
 from ...checks import known
@@ -54,6 +54,9 @@ class RedisStreamsBroker(RedisStreamsInspection):
         max_body=512 * 1024 * 1024,
     )
 
+    options_type: ClassVar[type[RedisStreamsOptions]] = RedisStreamsOptions
+    batch_type: ClassVar[type[Batch]] = Batch
+
     def __init__(
         self,
         client: RedisClient,
@@ -72,12 +75,10 @@ class RedisStreamsBroker(RedisStreamsInspection):
         self._opened = self._closed = False
 
     @classmethod
-    def from_url(
-        cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any
-    ) -> RedisStreamsBroker:
+    def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any) -> Self:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
-        known("a Redis Streams broker", options, (*RedisStreamsOptions.__struct_fields__, "timeout"))
-        return cls(redis_client(url, timeout=timeout), options=RedisStreamsOptions(**options), clock=clock)
+        known("a Redis Streams broker", options, (*cls.options_type.__struct_fields__, "timeout"))
+        return cls(redis_client(url, timeout=timeout), options=cls.options_type(**options), clock=clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, identity={self.identity!r})"
@@ -103,10 +104,18 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 await reader.close()
             await self._client.close()
 
-    def fork(self) -> RedisStreamsBroker:
-        return RedisStreamsBroker(
-            self._client.fork(), options=self.options, clock=self._clock, original=self._original or self
-        )
+    def fork(self) -> Self:
+        original = self._original or self
+        return type(self)(self._client.fork(), options=self.options, clock=self._clock, original=original)
+
+    async def depart(self, subscription: Subscription) -> None:
+        reader = self._readers.pop((subscription.source, subscription.group), None)
+        if reader is not None:
+            try:
+                await reader.leave()
+            finally:
+                await reader.close()
+                self._members.pop((subscription.source, subscription.group), None)
 
     # ------------------------------------------------------------------------------------------------------- the port
 
@@ -135,7 +144,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 lost += [item.delivery for item in items]
                 continue
             for i in range(0, len(items), MAX_IDS):
-                batch = Batch(member, self.identity, clock.time())
+                batch = self.batch_type(member, self.identity, clock.time())
                 lost += batch.fill(items[i : i + MAX_IDS])
                 lost += await batch.apply(self._client, self._native, keep=keep, monotonic=clock.monotonic())
                 if (batch.ready or batch.ghosts) and name in self._readers:
