@@ -17,6 +17,7 @@ URL                                   broker                                    
 ``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
 ``rotif+redis://``                    Rotif's schema; also ``rotif+rediss`` …         ``redis``
+``pubsub+redis://``                   Redis Pub/Sub: nothing is kept                  ``redis``
 ====================================  =============================================  ==================
 """
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
-    " rotif+redis://, kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
+    " rotif+redis://, pubsub+redis://, kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
 )
-SIDEKIQ, ROTIF = "sidekiq+", "rotif+"
+SIDEKIQ, ROTIF, PUBSUB = "sidekiq+", "rotif+", "pubsub+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
@@ -75,6 +76,10 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.rotif import RotifBroker
 
         return RotifBroker.from_url(url, **options)
+    if scheme.startswith(PUBSUB) and scheme.removeprefix(PUBSUB) in REDIS_SCHEMES:
+        from .brokers.redis_pubsub import RedisPubSubBroker
+
+        return RedisPubSubBroker.from_url(url, **options)
     if scheme == "sqs":
         from .brokers.sqs import SqsBroker
 

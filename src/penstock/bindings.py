@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
+from msgspec.structs import replace
 
 from .broker import Outgoing
 from .glob import glob
@@ -23,13 +24,14 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     """A message on its way to a channel, which is the message's ``type``.
 
     ``delay``: seconds before it may be fetched; who it goes to is decided now. ``once``: seconds during which a second
-    message with the same channel and key is not given to a pattern again; needs ``message.key``. ``keep``: if nothing
-    matches, put it where the pattern that is the channel's own name would find it.
+    message with the same channel and key is not given to a pattern again; the key is ``mark``, or ``message.key``.
+    ``keep``: if nothing matches, put it where the pattern that is the channel's own name would find it.
     """
 
     message: Message
     delay: float = 0.0
     once: float | None = None
+    mark: str | None = None
     keep: bool = False
 
 
@@ -90,4 +92,5 @@ def matching(patterns: Iterable[str], channel: str) -> list[str]:
 
 def outgoing(post: Post, sources: Iterable[str]) -> list[Outgoing]:
     """A post as messages for these sources."""
-    return [Outgoing(destination=source, message=post.message, delay=post.delay, once=post.once) for source in sources]
+    message = post.message if post.mark is None else replace(post.message, key=post.mark)
+    return [Outgoing(destination=source, message=message, delay=post.delay, once=post.once) for source in sources]

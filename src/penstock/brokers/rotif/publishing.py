@@ -84,20 +84,26 @@ class Publisher:
         channel = post.message.type
         names = self._matching(channel) or ([channel] if post.keep else [])
         item = Outgoing(destination="", message=post.message, delay=post.delay, once=post.once)
-        return self._command(item, [STREAM + name for name in names], now, fates, place)
+        return self._command(item, [STREAM + name for name in names], now, fates, place, post.mark)
 
     def _outgoing(self, item: Outgoing, now: float, fates: list[Any], place: int) -> Command | None:
         return self._command(item, [], now, fates, place)
 
     def _command(
-        self, item: Outgoing, streams: Sequence[str], now: float, fates: list[Any], place: int
+        self,
+        item: Outgoing,
+        streams: Sequence[str],
+        now: float,
+        fates: list[Any],
+        place: int,
+        mark: str | None = None,
     ) -> Command | None:
         """The call that publishes to these streams, or to the one that the item names; ``None``, and its fate is told,
         for what cannot be written.
         """
         named = bool(item.destination)
         try:
-            args = self._arguments(item, [item.destination] if named else streams, now, mark="" if named else "1")
+            args = self._arguments(item, [item.destination] if named else streams, now, mark or item.message.key)
         except (EncodeError, ConfigurationError) as wrong:
             fates[place] = wrong
             return None
@@ -106,9 +112,9 @@ class Publisher:
             return None
         return POST.command((PATTERNS, CHANNELS, SCHEDULED), ("" if named else self._digest, *args))
 
-    def _arguments(self, item: Outgoing, streams: Sequence[str], now: float, *, mark: str) -> list[Arg]:
+    def _arguments(self, item: Outgoing, streams: Sequence[str], now: float, mark: str | None) -> list[Arg]:
         message, once = item.message, item.once
-        if once is not None and message.key is None:
+        if once is not None and mark is None:
             raise ConfigurationError(f"a message to {message.type!r} is to be published once but has no key")
         fields = fields_of(message, now, self._dedup_ttl)
         wait, head, tail = "", b"", b""
@@ -116,9 +122,9 @@ class Publisher:
             wait = str(milliseconds(item.delay + 0.0004999))  # rounded up: never early
             head, tail = delayed_body(fields)
         ttl = "" if once is None else str(max(milliseconds(once), 1))
-        args: list[Arg] = [message.type, wait, ttl, mark, head, tail, len(fields), *fields]
+        args: list[Arg] = [message.type, wait, ttl, "" if item.destination else "1", head, tail, len(fields), *fields]
         for stream in streams:
-            key = "" if once is None else self._keys.once(stream, message.type, message.key or "")
+            key = "" if once is None else self._keys.once(stream, message.type, mark or "")
             args += [stream, msgspec.json.encode(stream), key, str(uuid.uuid4()) if item.delay > 0 else ""]
         return args
 
