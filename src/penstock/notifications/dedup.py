@@ -56,5 +56,10 @@ class OncePerGroup(Deduplicate):
         return f"rotif:dedup:{message.type}:{key}:{self._group}:*"
 
     def window(self, envelope: Envelope[Any]) -> float:
-        asked = envelope.message.headers.get(DEDUP_TTL)
-        return asked if isinstance(asked, int | float) and asked > 0 else self._ttl
+        """As long as the publisher would not publish it again, from the moment that it did; else from now on."""
+        asked, at = envelope.message.headers.get(DEDUP_TTL), envelope.message.enqueued_at
+        if not envelope.message.headers.get(EXACTLY_ONCE) or not isinstance(asked, int | float):
+            return self._ttl
+        passed = 0.0 if at is None else max(self._clock.time() - at, 0.0)
+        # Rather a little shorter: the publisher's word is the first, and what it lets pass must not be swallowed here
+        return max(asked - passed - min(1.0, asked / 10), 0.001)

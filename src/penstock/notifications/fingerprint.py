@@ -81,9 +81,10 @@ def _number(number: float) -> bytes:
                 return struct.pack(form, code, whole)
         return struct.pack(">Bi", 0xD2, whole)
     try:
-        return struct.pack(">Bd", 0xCB, number)
-    except OverflowError:
-        return struct.pack(">Bd", 0xCB, float("inf") if number > 0 else float("-inf"))
+        number = float(number)
+    except OverflowError:  # what JavaScript reads there
+        number = float("inf") if number > 0 else float("-inf")
+    return struct.pack(">Bd", 0xCB, number)
 
 
 def _unsigned(whole: int) -> bytes:
