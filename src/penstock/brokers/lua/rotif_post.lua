@@ -23,7 +23,7 @@ for i = 9 + count, #ARGV, 4 do
   end
 end
 if #ARGV > 8 + count and redis.call('ZADD', KEYS[2], 0, ARGV[2]) == 1 and redis.call('ZCARD', KEYS[2]) > CHANNELS then
-  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, 0)
+  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -CHANNELS - 1)
 end
 for i = 9 + count, #ARGV, 4 do
   local stream, once, id = ARGV[i], ARGV[i + 2], ARGV[i + 3]

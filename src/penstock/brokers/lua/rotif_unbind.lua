@@ -1,22 +1,23 @@
 -- Take a group's binding back, and the group itself with what it has not read; unless somebody else reads as this group.
--- KEYS  1 rotif:patterns   2 rotif:bound:<pattern>   3 stream   4 its retries
--- ARGV  1 pattern   2 group   3 owner that asks   4 ms without a sign of life after which a reader does not count
--- Returns whether it was done.
+-- KEYS  1 rotif:patterns   2 rotif:bound:<pattern>   3 rotif:readers:<pattern>   4 stream   5 its retries
+-- ARGV  1 pattern   2 group   3 owner that asks
+-- Returns whether it was done. While the original counts subscribers of the pattern, the group may be theirs: it stays.
 if redis.call('SISMEMBER', KEYS[2], ARGV[2]) == 0 then return 0 end
-for i = 3, 4 do
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], ARGV[2])
-  for _, flat in ipairs(consumers.err and {} or consumers) do
-    local consumer = {}
-    for j = 1, #flat, 2 do consumer[flat[j]] = flat[j + 1] end
-    if consumer.name ~= ARGV[3] and not PSEUDO[consumer.name] and consumer.idle < tonumber(ARGV[4]) then return 0 end
-  end
+local now, own = math.floor(now_ms()), ARGV[2] .. '\0'
+redis.call('ZREM', KEYS[3], own .. ARGV[3])
+for _, reader in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. whole(now), '+inf')) do
+  if string.sub(reader, 1, #own) == own then return 0 end
 end
 redis.call('SREM', KEYS[2], ARGV[2])
-for i = 3, 4 do
-  redis.pcall('XGROUP', 'DESTROY', KEYS[i], ARGV[2])
-  if #groups_of(KEYS[i]) == 0 then redis.call('DEL', KEYS[i]) end
+local last = redis.call('SCARD', KEYS[2]) == 0
+local count = tonumber(redis.call('ZINCRBY', KEYS[1], last and -1 or 0, ARGV[1]))
+if count <= (last and 0 or 1) then
+  for i = 4, 5 do
+    redis.pcall('XGROUP', 'DESTROY', KEYS[i], ARGV[2])
+    if #groups_of(KEYS[i]) == 0 then redis.call('DEL', KEYS[i]) end
+  end
 end
-if redis.call('SCARD', KEYS[2]) == 0 and tonumber(redis.call('ZINCRBY', KEYS[1], -1, ARGV[1])) <= 0 then
+if count <= 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
   redis.call('PUBLISH', 'rotif:subscriptions:updates', 'remove:' .. ARGV[1])
 end

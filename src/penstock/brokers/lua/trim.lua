@@ -37,7 +37,7 @@ if ARGV[4] ~= '1' then
     removed = removed + redis.call('XTRIM', stream, 'MINID', '=', at_most(young, floor) and young or floor)
   end
   -- A page at a time, and not more than ten: the rest is for the next sweep, so that nobody waits long for this one
-  for _ = 1, floor and longest and 10 or 0 do
+  for _ = 1, floor and floor ~= '0-0' and longest and 10 or 0 do
     local excess = redis.call('XLEN', stream) - longest
     if excess <= 0 then break end
     local page, ids = redis.call('XRANGE', stream, '-', '(' .. floor, 'COUNT', math.min(excess, 1000)), {}

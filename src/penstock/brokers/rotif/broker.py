@@ -6,7 +6,8 @@ Everything about leases, groups, fencing and recovery is the Redis Streams drive
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
@@ -25,14 +26,14 @@ from ..redis_streams.reading import GroupReader, Membership
 from ..redis_streams.scripts import TRIM
 from ..redis_streams.settling import Batch
 from .inspection import RotifInspection
-from .options import BOUND, DEAD, PATTERNS, SCHEDULED, STREAM, RotifKeys, RotifOptions, retries_of
+from .options import BOUND, DEAD, PATTERNS, READERS, SCHEDULED, STREAM, RotifKeys, RotifOptions, pattern_of, retries_of
 from .publishing import Publisher
 from .reading import RotifReader
 from .scripts import BIND, PROMOTE, UNBIND
 from .settling import RotifBatch
 
 SCHEME = "rotif+"
-ALIVE = 10.0  # seconds without a sign of life after which a reader does not keep a pattern bound
+ALIVE = 20.0  # seconds without being bound again after which a reader does not keep its group
 _DEFAULTS = RotifOptions()
 
 
@@ -73,6 +74,7 @@ class RotifBroker(RotifInspection, RedisStreamsBroker):
         self._keys = keys = RotifKeys()
         self._first_kept = own.first_kept
         self._publisher = Publisher(client, keys, own.dedup_ttl)
+        self._bound: set[tuple[str, str]] = set()  # where we count as a reader
 
     @classmethod
     def from_url(cls, url: str, *, clock: Clock = SYSTEM_CLOCK, timeout: float = 10.0, **options: Any) -> Self:
@@ -95,7 +97,19 @@ class RotifBroker(RotifInspection, RedisStreamsBroker):
         count, wait = await self._client.run(PROMOTE, [SCHEDULED, DEAD], [min(limit, MAX_BATCH)])
         return Promoted(count, None if wait < 0 else wait / 1000)
 
+    async def close(self) -> None:
+        with suppress(BrokerError):  # then we count for a little longer
+            await self._forget(self._bound)
+        await super().close()
+
+    async def _forget(self, bound: Iterable[tuple[str, str]]) -> None:
+        """Count no more as a reader of these patterns."""
+        commands = [("ZREM", READERS + pattern, f"{group}\0{self.identity}") for pattern, group in bound]
+        self._bound -= set(bound)
+        await self._client.many(commands)
+
     async def depart(self, subscription: Subscription) -> None:
+        await self._forget(self._bound & {(pattern_of(subscription.source), subscription.group)})
         await super().depart(subscription)
         await super().depart(replace(subscription, source=retries_of(subscription.source)))
 
@@ -106,13 +120,15 @@ class RotifBroker(RotifInspection, RedisStreamsBroker):
 
     async def bind(self, pattern: str, group: str) -> str:
         glob(pattern)
-        await self._client.run(BIND, [PATTERNS, BOUND + pattern], [pattern, group])
+        keys: list[Arg] = [PATTERNS, BOUND + pattern, READERS + pattern]
+        await self._client.run(BIND, keys, [pattern, group, self.identity, int(ALIVE * 1000)])
+        self._bound.add((pattern, group))
         return self.source_of(pattern)
 
     async def unbind(self, pattern: str, group: str) -> bool:
         source = self.source_of(pattern)
-        keys: list[Arg] = [PATTERNS, BOUND + pattern, source, retries_of(source)]
-        return bool(await self._client.run(UNBIND, keys, [pattern, group, self.identity, int(ALIVE * 1000)]))
+        keys: list[Arg] = [PATTERNS, BOUND + pattern, READERS + pattern, source, retries_of(source)]
+        return bool(await self._client.run(UNBIND, keys, [pattern, group, self.identity]))
 
     async def bindings(self) -> Mapping[str, frozenset[str]]:
         names = [

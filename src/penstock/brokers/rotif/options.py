@@ -9,7 +9,7 @@ from ...errors import ConfigurationError
 from ..redis_streams.options import Keys, RedisStreamsOptions
 
 STREAM, RETRY = "rotif:stream:", ":retry"
-PATTERNS, BOUND, CHANNELS = "rotif:patterns", "rotif:bound:", "rotif:channels"
+PATTERNS, BOUND, READERS, CHANNELS = "rotif:patterns", "rotif:bound:", "rotif:readers:", "rotif:channels"
 SCHEDULED, DELAYED, DEAD = "rotif:scheduled", "rotif:delayed:", "rotif:dlq"
 ARCHIVE = "rotif:dlq:archive"
 
