@@ -165,7 +165,7 @@ class Worker:
             return
         await consumer.stop(0.0)  # the worker came to its end meanwhile
         if broker not in self.brokers:
-            await self._leave(broker)
+            await leave(broker)
 
     async def remove(self, consumer: Consumer[Any], timeout: float | None = None) -> bool:  # noqa: ASYNC109 see stop
         """Let a consumer go, as ``stop`` does with all of them; the others go on. True if nothing was interrupted.
@@ -178,12 +178,7 @@ class Worker:
         self.consumers = tuple(each for each in self.consumers if each is not consumer)
         if self._staff is not None:
             await self._staff.end(consumer)
-        broker = consumer.broker
-        if isinstance(broker, SupportsDeparture):
-            try:
-                await broker.depart(consumer.subscription)
-            except BrokerError as error:
-                logger.warning("leaving %s: %s; what was held comes back when its lease lapses", consumer.name, error)
+        await depart(consumer)
         return clean
 
     async def run(self) -> None:
@@ -239,21 +234,10 @@ class Worker:
         brokers, staff, self._staff = self.brokers, self._staff, None
         if staff is not None:
             await staff.stop()
-        await asyncio.gather(*(self._leave(broker) for broker in brokers))
+        await asyncio.gather(*(leave(broker) for broker in brokers))
         self._started_at = None
         logger.info("worker stopped%s", "" if clean else "; some messages were released unfinished")
         return clean
-
-    async def _leave(self, broker: Broker[Any]) -> None:
-        try:
-            if isinstance(broker, SupportsPresence):
-                await broker.leave(broker.identity)
-        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
-            logger.warning("leaving the workers' list of %s: %s", broker.url, error)
-        try:
-            await broker.close()
-        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
-            logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
 
     async def pause(self) -> None:
         """Pause every consumer of this worker, until ``resume``. Readiness stays as it is."""
@@ -316,6 +300,29 @@ class Worker:
 
     def _quiet_soon(self) -> None:
         self._quieting = asyncio.create_task(self.quiet())
+
+
+async def leave(broker: Broker[Any]) -> None:
+    """Take leave of a broker, whatever it says."""
+    try:
+        if isinstance(broker, SupportsPresence):
+            await broker.leave(broker.identity)
+    except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
+        logger.warning("leaving the workers' list of %s: %s", broker.url, error)
+    try:
+        await broker.close()
+    except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
+        logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
+
+
+async def depart(consumer: Consumer[Any]) -> None:
+    """Take leave of what one consumer has read."""
+    broker = consumer.broker
+    if isinstance(broker, SupportsDeparture):
+        try:
+            await broker.depart(consumer.subscription)
+        except BrokerError as error:
+            logger.warning("leaving %s: %s; what was held comes back when its lease lapses", consumer.name, error)
 
 
 def resident() -> int:

@@ -515,6 +515,8 @@ async def test_r26_a_message_that_kills_its_processes_becomes_a_dead_letter(plac
             return bool(taken)
 
         await until(take)
+        for reader in victim._readers.values():
+            await reader.close()
         await victim._client.close()
     heard = Heard()
     await place.manager(lease=0.1, claim_interval=0.05, max_retries=3).subscribe("x", heard)

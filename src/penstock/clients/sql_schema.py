@@ -90,12 +90,7 @@ class Schema:
             sa.Column("queue", _NAME, primary_key=True),
             sa.Column("paused_at", sa.Double, nullable=False),
         )
-        self.bindings = self._table(
-            "bindings",
-            sa.Column("pattern", _NAME, primary_key=True),
-            sa.Column("grp", _NAME, primary_key=True),
-            sqlite_with_rowid=False,
-        )
+        self.bindings = self._bindings()
         self.keys = self._table(
             "keys",
             sa.Column("key", Name(512), primary_key=True),
@@ -190,6 +185,14 @@ class Schema:
         self._index("leased", table, ("queue", "grp", "lease_until"), table.c.token.is_not(None))
         self._index("keyed", table, ("queue", "grp", "key", "id"), table.c.key.is_not(None))
         return table
+
+    def _bindings(self) -> sa.Table:
+        return self._table(
+            "bindings",
+            sa.Column("pattern", _NAME, primary_key=True),
+            sa.Column("grp", _NAME, primary_key=True),
+            sqlite_with_rowid=False,
+        )
 
     def _cells(self) -> sa.Table:
         return self._table(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from ...bindings import PREFIX
+from ...bindings import PREFIX, Fate, Post
 from ...broker import Capabilities, DeadMessage, Finding, Presence, StreamStats, Subscription
 from ...clients.sql import Runner, SqlOptions, Work
 from ...clients.sql_schema import LONGEST_NAME, Schema
@@ -17,6 +17,7 @@ from ...message import Message
 from . import bindings, inspection
 from .arrivals import Arrivals
 from .dialect import Dialect
+from .publishing import Refused
 
 T = TypeVar("T")
 
@@ -103,6 +104,19 @@ class Administration:
 
     async def bindings(self) -> Mapping[str, frozenset[str]]:
         return await self._read(lambda conn: bindings.bindings(conn, self._dialect))
+
+    async def post(self, posts: Sequence[Post]) -> Sequence[Fate]:
+        if not posts:
+            return []
+        limit, dialect = self.capabilities.max_body, self._dialect
+        try:
+            fates, rung = await self._runner.run(
+                lambda c: bindings.post(c, dialect, posts, max_body=limit, careful=False)
+            )
+        except Refused:
+            fates, rung = await self._runner.run(lambda c: bindings.post(c, dialect, posts, max_body=limit))
+        self._bell.ring(rung)
+        return fates
 
     async def dead_sources(self) -> Sequence[str]:
         return [name for name in await self.sources() if name.startswith(PREFIX)]

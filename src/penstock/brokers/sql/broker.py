@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from ...bindings import Fate, Post
 from ...broker import FOREVER, Capabilities, Outgoing, Settlement, Subscription
 from ...clients.sql import SqlOptions, Work
 from ...clients.sql_opening import open_runner
@@ -28,7 +27,6 @@ from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import BrokerError, PublishError
 from ...message import Delivery
 from ...outcome import Ack, Release
-from . import bindings
 from .administration import Administration
 from .arrivals import ASKING, LISTENING, SQLITE, Patience, Watch, arrivals
 from .dialects import dialect_for
@@ -121,19 +119,6 @@ class SqlBroker(Administration):
             fates = await self._runner.run(lambda c: publish(c, dialect, messages, max_body=limit))
         self._bell.ring({item.destination for item in messages})
         return _all_or_error(fates)
-
-    async def post(self, posts: Sequence[Post]) -> Sequence[Fate]:
-        if not posts:
-            return []
-        limit, dialect = self.capabilities.max_body, self._dialect
-        try:
-            fates, rung = await self._runner.run(
-                lambda c: bindings.post(c, dialect, posts, max_body=limit, careful=False)
-            )
-        except Refused:
-            fates, rung = await self._runner.run(lambda c: bindings.post(c, dialect, posts, max_body=limit))
-        self._bell.ring(rung)
-        return fates
 
     async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
         if not messages:
