@@ -66,7 +66,6 @@ class Worker:
         self._around = Surroundings(clock, dice or random.SystemRandom(), telemetry)
         self._staff: Staff | None = None
         self._changing = asyncio.Lock()
-        self._quieting: asyncio.Task[None] | None = None
         self._wanted_down = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[bool] | None = None
@@ -183,7 +182,7 @@ class Worker:
 
     async def run(self) -> None:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
-        with heeding(self._actions()):  # from the first fetch on, none of them may end the process by itself
+        with heeding(_actions(self)):  # from the first fetch on, none of them may end the process by itself
             await self.start()
             try:
                 await self._wanted_down.wait()
@@ -290,16 +289,16 @@ class Worker:
             paused=tuple(c.name for c in self.consumers if c.paused),
         )
 
-    def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
-        return {
-            signal.SIGTERM: self.shut_down,
-            signal.SIGINT: self.shut_down,
-            signal.SIGTSTP: self._quiet_soon,
-            signal.SIGUSR1: self._quiet_soon,
-        }
 
-    def _quiet_soon(self) -> None:
-        self._quieting = asyncio.create_task(self.quiet())
+def _actions(worker: Worker) -> dict[signal.Signals, Callable[[], object]]:
+    """What signals do."""
+    quieting: list[asyncio.Task[None]] = []
+
+    def quiet() -> None:
+        quieting.append(asyncio.create_task(worker.quiet()))
+
+    stop = worker.shut_down
+    return {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGTSTP: quiet, signal.SIGUSR1: quiet}
 
 
 async def leave(broker: Broker[Any]) -> None:
