@@ -205,7 +205,7 @@ class Executor:
         if self.expired != "run" and has_expired(message.headers, self.clock.time()):
             return self._expired(delivery)
         if delivery.count > 1 and self._is_poison(delivery):
-            return DeadLetter("poison", meta=_crashes(delivery))
+            return DeadLetter("poison", meta=crashes(delivery))
         if len(message.body) > self.limits.max_body:
             text = f"the body has {len(message.body)} bytes, this consumer accepts {self.limits.max_body}"
             return DeadLetter("tooLarge", PayloadTooLarge(text))
@@ -232,9 +232,15 @@ class Executor:
         return DISCARDED
 
     def _accept(self, context: Context, result: Any) -> Outcome:
-        """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any."""
+        """Hold what the handler returned against the contract; what cannot even be looked at is a failure like any.
+
+        What wraps a handler may turn its exception into an outcome: then an acknowledgement that was written is not
+        known to be committed. Settling asks the broker, which refuses if it was.
+        """
         if context.unit is not None and context.unit.written:
-            return COMMITTED
+            if result is None or isinstance(result, Ack) or context.unit.committed:
+                return COMMITTED
+            context.unit.undone()
         if result is None:
             return ACK
         try:
@@ -286,7 +292,7 @@ def _undecoded(error: BaseException) -> DeadLetter:
     return DeadLetter("invalid" if isinstance(error, ValidationError) else "undecodable", error)
 
 
-def _crashes(delivery: Delivery[Any]) -> dict[str, Any]:
+def crashes(delivery: Delivery[Any]) -> dict[str, Any]:
     """What is known of the crashes of a message, for who looks at its dead letter."""
     known: dict[str, Any] = {"deliveries": delivery.count, "attempts": delivery.attempt}
     last = delivery.predecessor
@@ -322,6 +328,8 @@ def _writable(letter: DeadLetter) -> DeadLetter:
     reason: Any = letter.reason
     if not isinstance(reason, str):
         letter = replace(letter, reason=repr(reason)[:2000])
+    elif not reason.isascii():  # half a surrogate pair is no text anywhere
+        letter = replace(letter, reason=reason.encode("utf-8", "backslashreplace").decode())
     if letter.error is not None:
         letter = replace(letter, error=_sound(letter.error))
     if letter.meta is UNSET:

@@ -8,7 +8,7 @@ fetched: that is an outage like the broker's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ class Rates:
     store: SupportsBudgets
     budgets: Mapping[str, Budget]
 
+    def alike(self, queues: Collection[str]) -> bool:
+        """Whether all of these spend of one budget, or of none: then one fetch may take from all of them."""
+        return len({self.budgets.get(queue) for queue in queues}) == 1
+
 
 class Gate:
     """``fetch`` as the port's, within the budgets."""
@@ -43,11 +47,11 @@ class Gate:
         self._broker, self._rates, self._clock = broker, rates, clock
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Any]]:
-        """Up to ``limit`` messages, as far as the budget of the subscription's source goes.
+        """Up to ``limit`` messages, as far as the budget of the subscription's source, or queues, goes.
 
         Cancelling it loses nothing: what was fetched and not handed on is the broker's to give back.
         """
-        budget = self._rates.budgets.get(subscription.source)
+        budget = self._rates.budgets.get((subscription.queues or (subscription.source,))[0])
         if budget is None or limit <= 0:
             return await self._broker.fetch(subscription, limit, wait)
         now = await self._spend(budget, 0)

@@ -77,7 +77,8 @@ class Running:
         fetch, rates = plan.broker.fetch, plan.options.rates
         if rates is not None:
             fetch = Gate(plan.broker, rates, around.clock).fetch
-        alone = plan.queues is None or (plan.broker.capabilities.several and rates is None)
+        alike = plan.queues is None or rates is None or rates.alike(plan.queues.names)
+        alone = plan.queues is None or (plan.broker.capabilities.several and alike)
         self._turns = None if alone else Turns(fetch)
         self.intake = Intake(
             fetch if self._turns is None else self._turns.fetch,

@@ -34,7 +34,7 @@ from penstock.testing.crash import crashing, reached
 
 class Job(msgspec.Struct):
     """``action``: what the handler does besides leaving its lines; ``seconds``: for how long. One that is to ``spawn``
-    sends another job, with its own number negated.
+    or to ``pay`` sends another job, with its own number negated.
     """
 
     number: int
@@ -93,6 +93,8 @@ class Handlers:
             os.kill(os.getpid(), signal.SIGKILL)
         elif job.action == "spawn":
             await self._producer.send(Job(-job.number, seconds=job.seconds))
+        elif job.action == "pay":
+            await self._pay(job, context)
         elif job.action == "flaky":
             await asyncio.sleep(job.seconds)
             if context.attempt == 0:
@@ -108,6 +110,15 @@ class Handlers:
         self._record.note(job.number, "start", context.attempt, context.id)
         time.sleep(job.seconds)
         self._record.note(job.number, "lost" if context.lease_lost else "end", context.attempt, context.id)
+
+    async def _pay(self, job: Job, context: Context) -> None:
+        """An entry in the table ``ledger`` and a job that follows, in the transaction of the acknowledgement."""
+        async with context.transaction() as connection:
+            await connection.exec_driver_sql(f"INSERT INTO ledger VALUES ({job.number})")
+            await self._producer.send(Job(-job.number), connection=connection)
+            await asyncio.sleep(job.seconds)
+            if job.number % 10 == 0 and context.attempt == 0:
+                raise RuntimeError("told to fail before the commit")
 
     async def _notice(self, job: Job, context: Context) -> None:
         """Run for as long as the job says, and leave a line when the worker wants to stop."""

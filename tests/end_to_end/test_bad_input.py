@@ -215,6 +215,7 @@ BAD_HANDLERS: dict[str, Callable[[], Any]] = {
     "a dead letter with a text for an error": lambda: DeadLetter("why", "because"),  # type: ignore[arg-type]
     "a dead letter with an error for a reason": lambda: DeadLetter(ValueError("why")),  # type: ignore[arg-type]
     "a dead letter with a reason that cannot say what it is": lambda: DeadLetter(Mumble()),  # type: ignore[arg-type]
+    "a dead letter with half a character in its reason": lambda: DeadLetter("half \ud800"),
     "a dead letter with a meta that cannot say what it is": lambda: DeadLetter("why", meta=Mumble()),
     "a dead letter with a meta that is no value": lambda: DeadLetter("why", meta=object()),
     "a wish to retry that is no number": lambda: Retry(delay="soon"),  # type: ignore[arg-type]

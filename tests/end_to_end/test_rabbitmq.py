@@ -70,8 +70,9 @@ async def test_workers_killed_again_and_again_lose_no_job_and_only_the_killed_on
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("how", ["restart", "kill -9"])
 async def test_a_server_restarted_under_load_loses_nothing_it_had_confirmed_and_workers_come_back(
-    own_server: OwnRabbitmq, make_fleet: MakeFleet
+    own_server: OwnRabbitmq, make_fleet: MakeFleet, how: str
 ) -> None:
     url = f"{own_server.url}/?management={own_server.management}&connect_timeout=2&timeout=3"
     fleet = make_fleet(url, lease=3.0)
@@ -79,8 +80,11 @@ async def test_a_server_restarted_under_load_loses_nothing_it_had_confirmed_and_
     load = Load(url, fleet.settings.stream)
     try:
         await fleet.until(lambda: len(load.acknowledged) > 300)
-        # In an orderly way: after kill -9 Debian's 3.10 may leave a quorum queue without a leader, whoever asks
-        await asyncio.to_thread(own_server.restart)
+        if how == "restart":
+            await asyncio.to_thread(own_server.restart)
+        else:  # Debian's 3.10 leaves a queue without a leader that was made in the very moment before: these are older
+            await asyncio.to_thread(own_server.kill)
+            await asyncio.to_thread(own_server.start)
         await fleet.until(lambda: all(fleet.seen("unready", pid=member.pid) for member in members))
         await fleet.until(lambda: all(len(fleet.seen("ready", pid=member.pid)) > 1 for member in members))
         before = len(load.acknowledged)

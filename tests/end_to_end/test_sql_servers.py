@@ -53,6 +53,26 @@ async def test_of_workers_that_are_killed_every_job_runs_and_only_theirs_twice(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+async def test_what_is_written_and_sent_with_the_acknowledgement_is_there_once_whatever_is_killed(
+    server: SqlServer, make_fleet: MakeFleet
+) -> None:
+    await server.query("DROP TABLE IF EXISTS ledger", "CREATE TABLE ledger (entry INT)")
+    numbers = range(1, 301)
+    fleet = make_fleet(server.url, lease=1.5, concurrency=10)
+    await fleet.start_ready(3)
+    await fleet.send(*(Job(n, action="pay", seconds=0.03) for n in numbers))
+    for done in (30, 150):
+        await fleet.until(lambda done=done: len(fleet.seen("end")) > done)
+        fleet.kill(fleet.ready[0])
+    await fleet.until_empty()
+    assert [(n,) for n in numbers] == await server.query("SELECT entry FROM ledger ORDER BY entry")
+    followers = {(line.number, line.ident) for line in fleet.seen("start") if line.number < 0}
+    assert sorted(-n for n in numbers) == sorted(number for number, _ in followers)
+    assert max(len(lines) for number, lines in fleet.executions().items() if number % 10) > 1, fleet.tail()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_a_server_killed_under_load_loses_nothing_it_had_acknowledged_and_workers_come_back(
     durable_sql_server: OwnPostgres | OwnMariaDB, make_fleet: MakeFleet
 ) -> None:
@@ -75,7 +95,8 @@ async def test_a_server_killed_under_load_loses_nothing_it_had_acknowledged_and_
     assert {type(error) for error in load.failures} == {ConnectionFailed}
     for member in members:
         assert member.alive
-        assert 1 == len([line for line in member.log if "broker unavailable" in line]), member.log
+        told = len([line for line in member.log if "broker unavailable" in line])
+        assert 1 <= told <= len(fleet.seen("unready", pid=member.pid)), member.log  # once for each outage, not each try
 
 
 @pytest.mark.slow
@@ -85,7 +106,7 @@ async def test_a_network_that_is_cut_or_swallows_everything_is_an_outage_and_no_
 ) -> None:
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     async with FaultProxy("127.0.0.1", port) as proxy:
-        fleet = make_fleet(server.url.replace(str(port), str(proxy.port)) + "?timeout=1", lease=4.0)
+        fleet = make_fleet(server.url.replace(str(port), str(proxy.port)) + "?timeout=3", lease=4.0)
         (member,) = await fleet.start_ready()
         await fleet.send(*(Job(n, seconds=0.02) for n in range(1, 301)))
         await fleet.until(lambda: len(fleet.seen("end")) > 30)

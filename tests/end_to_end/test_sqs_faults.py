@@ -79,13 +79,18 @@ async def test_a_server_that_is_killed_and_comes_back_finds_its_workers_waiting(
     await fleet.send(*(Job(n, seconds=0.02) for n in range(1, 301)))
     await fleet.until(lambda: len(fleet.executions()) > 60)
     durable.kill()
-    await fleet.until(lambda: len(fleet.seen("unready", pid=member.pid)) == 1)
+    await fleet.until(lambda: bool(fleet.seen("unready", pid=member.pid)))
     durable.start()
-    await fleet.until(lambda: len(fleet.seen("ready", pid=member.pid)) == 2)
+    await fleet.until(lambda: len(fleet.seen("ready", pid=member.pid)) > 1)
     await fleet.until(lambda: len({line.number for line in fleet.seen("end")}) == 300)
     await fleet.until_empty()
     assert member.alive
-    assert 1 == len([line for line in member.log if "broker unavailable" in line])
+    # A server that is starting may answer once and be away again: each of these is an outage
+    assert (
+        1
+        <= len([line for line in member.log if "broker unavailable" in line])
+        <= len(fleet.seen("ready", pid=member.pid))
+    )
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset", "blackhole", "refuse"])

@@ -265,6 +265,52 @@ async def test_a_popped_job_is_held_until_it_is_completed_failed_or_released(app
         await app.complete(done)
 
 
+async def test_of_a_group_one_job_is_popped_at_a_time(app: App):
+    JOBS.add(Mail, "Mail")
+    await app.push_many([Mail("first").in_group("g"), Mail("second").in_group("g"), Mail("free")])
+    first, free = await app.pop("emails"), await app.pop("emails")
+    assert first
+    assert ["first", "free"] == [getattr(each, "to", None) for each in (first, free)]
+    assert None is await app.pop("emails")
+    await app.complete(first)
+    assert "second" == getattr(await app.pop("emails"), "to", None)
+
+
+async def test_nothing_is_popped_from_a_queue_that_is_paused(app: App):
+    JOBS.add(Mail, "Mail")
+    await app.push_many([Mail("a"), Mail("b").with_priority("high")])
+    await app.pause("emails")
+    assert None is await app.pop("emails")
+    await app.resume("emails")
+    assert "b" == getattr(await app.pop("emails"), "to", None)
+
+
+async def test_a_job_that_kills_who_pops_it_is_dead_after_a_few(app: App, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("penstock.queueing.holding.LEASE", 0.05)
+    JOBS.add(Mail, "Mail")
+    await app.push(Mail("deadly"))
+    broker = app.broker()
+    subscription = Subscription(source="emails", lease=0.05, keyed=broker.capabilities.keyed)
+    await broker.fetch(subscription, 1, 0.0)
+    for _ in range(2):
+        await asyncio.sleep(0.06)
+        assert await broker.reclaim(subscription, 1)  # type: ignore[attr-defined]
+    await asyncio.sleep(0.06)
+    assert None is await app.pop("emails")
+    assert ["poison"] == [each.reason for each in await app.get_failed("emails")]
+
+
+async def test_what_the_dead_have_left_is_popped_though_there_is_more(app: App, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("penstock.queueing.holding.LEASE", 0.05)
+    JOBS.add(Mail, "Mail")
+    await app.push_many([Mail("left"), Mail("next")])
+    broker = app.broker()
+    subscription = Subscription(source="emails", lease=0.05, keyed=broker.capabilities.keyed)
+    await broker.fetch(subscription, 1, 0.0)
+    await asyncio.sleep(0.06)
+    assert "left" == getattr(await app.pop("emails"), "to", None)
+
+
 async def test_what_is_held_when_the_app_closes_is_given_back(url: str):
     JOBS.add(Mail, "Mail")
     async with App(url) as first:
@@ -440,6 +486,15 @@ async def test_what_is_no_job_is_refused():
     assert Mail is JOBS.resolve("Mail")
     with pytest.raises(ConfigurationError, match="queues are names"):
         WorkerOptions(queues="default")
+
+
+async def test_what_makes_no_sense_is_refused_where_it_is_said(app: App):
+    for wrong in ({"queues": ("a", "a")}, {"queues": ("a", "a:high")}, {"on_failed": 3}):
+        with pytest.raises(ConfigurationError):
+            WorkerOptions(**wrong)
+    for count in (0, -1, 1.5):
+        with pytest.raises(ConfigurationError, match="count"):
+            await app.retry_failed("emails", count=count)  # type: ignore[arg-type]
 
 
 async def test_fields_that_cannot_be_written_are_refused_at_once():

@@ -5,13 +5,13 @@ fault  shown by
 =====  ==============================================================================================================
 G1     ``tests/end_to_end/test_crashes.py``; popped by hand: ``test_app.py::test_what_is_held_when_the_app_closes_is_given_back``
 G2     here, with G3
-G3     here, on SQLite; PostgreSQL and MySQL: the SQL driver's tests
+G3     here, on SQLite; PostgreSQL and MySQL: ``tests/end_to_end/test_sql_servers.py``, workers that are killed
 G4     here
 G5     here
 G6     here; popped by hand: ``test_app.py::test_what_cannot_be_popped_as_a_job_is_dead_and_holds_up_nothing``
 G7     ``test_app.py::test_a_job_that_kills_its_workers_is_told_once_it_is_dead``
 G8     ``penstock.testing.conformance.settling`` on every broker; ``tests/end_to_end/test_crashes.py``
-G9     here; what the archive says: the archive's tests
+G9     here; what the archive says: ``test_archive.py::test_what_is_released_retried_or_lost_has_no_row``
 G10    here; a group whose head was lost: ``test_gravito_import.py::test_a_group_whose_head_was_lost_by_the_original_is_freed``
 G11    ``test_rates.py::test_looking_into_an_empty_queue_costs_nothing``
 G12    ``penstock.testing.conformance.stores``; ``test_rates.py::test_without_the_store_nothing_is_fetched``
@@ -19,20 +19,20 @@ G13    here
 G14    ``test_gravito_import.py::test_jobs_of_the_json_serializer_which_the_original_could_not_run_run_here``
 G15    here
 G16    here
-G17    the SQS and RabbitMQ drivers' tests; every driver settles through ``penstock.testing.conformance``
-G18    the RabbitMQ driver's tests
-G19    the Kafka driver's tests
+G17    ``penstock.testing.conformance.settling`` on every broker
+G18    ``test_rabbitmq.py::test_a_retry_goes_back_to_its_own_queue_and_is_never_broadcast_again``
+G19    ``test_kafka_mock.py``, whose cluster answers with errors
 G20    here
-G21    Redis: ``test_a_delay_runs_by_the_servers_clock`` here; PostgreSQL and MySQL: the SQL driver's tests
+G21    Redis: here; PostgreSQL and MySQL: ``test_sql_servers.py::test_g21_delays_and_leases_run_by_the_servers_clock_in_any_zone``
 G22    here
 G23    ``test_recurring.py::test_many_workers_that_look_at_once_fire_each_moment_once`` and its neighbours
-G24    here; the archive's rows: the archive's tests
-G25    the archive's tests
+G24    here; the archive's rows: ``test_archive.py::test_a_worker_deletes_what_the_retention_does_not_keep``
+G25    ``test_archive.py::test_the_last_word_about_a_job_is_its_end_whatever_the_clocks_say`` and its neighbours
 G26    here
 G27    ``test_app.py::test_many_are_pushed_each_as_it_says_itself``
 G28    ``tests/end_to_end/test_long_handlers.py``
 G29    here: not met yet by workers of many queues, whose lanes are each asked for
-G30    the archive's tests
+G30    ``test_archive.py::test_jobs_are_recorded_by_their_jid_one_by_one_and_in_bulk``
 =====  ==============================================================================================================
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from penstock import (
     ConfigurationError,
     ConnectionFailed,
     Consumer,
+    Context,
     Job,
     Options,
     Rate,
@@ -53,6 +55,19 @@ class World:
         return (await self.store.spend("q", 10, 60.0, 0)).left
 
 
+class Unsteady:
+    """A store that cannot be reached the first times."""
+
+    def __init__(self, store: MemoryStore, times: int) -> None:
+        self._store, self._times = store, times
+
+    async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        self._times -= 1
+        if self._times >= 0:
+            raise ConnectionFailed("away")
+        return await self._store.spend(name, limit, window, wanted)
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -86,6 +101,39 @@ async def test_the_priorities_of_a_queue_share_its_budget(world: World):
     gate = world.gate()
     assert 8 == len(await gate.fetch(Subscription(source="q:high"), 8, 0.0))
     assert 2 == len(await gate.fetch(Q, 8, 0.0))
+
+
+@pytest.mark.parametrize(("queues", "fetches"), [(["q"], 1), (["q", "free"], 8)])
+async def test_queues_with_one_budget_are_asked_together_where_the_broker_can(
+    queues: list[str], fetches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An idle worker has little to ask then; the limit holds all the same."""
+    monkeypatch.setattr(JOBS, "_classes", {})
+    ran, asked = list[int](), set[tuple[str, ...]]()
+
+    class Once(Job, queue="q"):
+        number: int
+
+        async def handle(self) -> None:
+            ran.append(self.number)
+
+    async with App(f"sqlite:///{tmp_path}/jobs.db") as app:
+        await app.push_many([Once(n).with_priority(n) for n in (-1, 0, 5, 10)])
+        broker = app.broker()
+        fetch = broker.fetch
+
+        async def told(subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Any]]:
+            asked.add(subscription.queues or (subscription.source,))
+            return await fetch(subscription, limit, wait)
+
+        monkeypatch.setattr(broker, "fetch", told)
+        limits = {"q": {"limit": 3, "window": 3600}}
+        async with app.worker(WorkerOptions(queues=queues, rate_limits=limits, concurrency=1)):
+            while len(ran) < 3:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)
+    assert [10, 5, 0] == ran
+    assert fetches == len({each for each in asked if "" not in each})
 
 
 async def test_a_fetch_that_fails_or_is_cancelled_costs_nothing(world: World):
@@ -191,6 +239,21 @@ async def test_a_key_that_has_nothing_left_goes_back_and_the_others_go_on():
     assert ["a", "a", "b", "b", "None", "None", "None"] == ran
     stats = await broker.stats("q")  # type: ignore[attr-defined]
     assert 1 == stats.size + stats.delayed
+
+
+async def test_an_outage_of_the_store_costs_no_attempt_of_a_job_with_a_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("penstock.middleware.ratelimit.OUTAGE_PAUSE", 0.01)
+    attempts, broker, done, store = list[int](), open_broker("memory://"), asyncio.Event(), Unsteady(MemoryStore(), 8)
+
+    async def handle(name: str, context: Context) -> None:
+        attempts.append(context.attempt)
+        done.set()
+
+    await broker.publish([Outgoing(destination="q", message=Message(type="str", body=b'"a"', key="a"))])
+    async with Worker(Consumer(broker, "q", str, handle, middleware=[RateLimit(store, Rate(2, 3600.0))])) as worker:
+        await asyncio.wait_for(done.wait(), 10)
+        assert (8, 0) == (worker.consumers[0].counters.released, worker.consumers[0].counters.retried)
+    assert [0] == attempts
 
 
 @pytest.mark.parametrize("given", [Rate(10, 60.0), {"limit": 10, "window": 60}, {"max": 10, "duration": 60_000}])

@@ -203,3 +203,18 @@ async def test_a_tls_connection_that_the_server_closes_under_a_wait_says_so_and_
     assert b"x" == await dedicated.call("ECHO", "x")
     await dedicated.close()
     await client.close()
+
+
+async def test_a_tls_connection_whose_close_is_cancelled_does_not_wait_for_the_servers_goodbye(tls_server: TLSServer):
+    client = RedisPyClient(RedisAddress.parse(tls_server.url))
+    await client.call("PING")
+    socket = client._free[0]._writer.get_extra_info("socket")
+    with tls_server.frozen():
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0.01)
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await asyncio.sleep(0)
+        assert -1 == socket.fileno()

@@ -93,6 +93,20 @@ async def test_a_group_that_a_plain_client_removed_is_made_again(broker: SqlBrok
     assert 1 == len(await fetch(broker))
 
 
+async def test_a_queue_that_was_left_out_for_a_while_is_looked_into_again(broker: SqlBroker, path: Path) -> None:
+    """Its pause is over; nobody has written since, but to it, while it was not looked into."""
+    both = replace(SUBSCRIPTION, source="all", queues=("q", "paused"))
+    assert [] == list(await broker.fetch(both, 5, 0.0))
+    with plain(path) as connection:
+        connection.execute(
+            "INSERT INTO penstock_messages (queue, grp, type, payload, available_at, created_at)"
+            f" VALUES ('paused', '{both.group}', 't', 'x', 0, 0)"
+        )
+    for _ in range(3):
+        assert [] == list(await broker.fetch(replace(both, queues=("q",)), 5, 0.0))
+    assert ["paused"] == [d.source for d in await broker.fetch(both, 5, 0.0)]
+
+
 async def test_ids_are_not_used_again(broker: SqlBroker) -> None:
     (first,) = await broker.publish([outgoing()])
     await broker.settle([Settlement(delivery=d, outcome=Ack()) for d in await fetch(broker)])

@@ -58,6 +58,20 @@ def test_several_that_migrate_at_once_do_it_once(sql_server: SqlServer) -> None:
     asyncio.run(story())
 
 
+def test_a_migration_that_was_killed_half_way_is_gone_on_with(sql_server: SqlServer) -> None:
+    """On MySQL each statement is committed by itself: the last ones are those that are missing."""
+
+    async def story() -> None:
+        done = await migrate(sql_server.url)
+        await sql_server.query("DELETE FROM penstock_schema", "DROP TABLE penstock_workers")
+        again = await migrate(sql_server.url)
+        assert (2, True) == (len(again), "penstock_workers" in again[0])
+        assert {*again} < {*done}
+        assert [] == await migrate(sql_server.url)
+
+    asyncio.run(story())
+
+
 def test_tables_of_a_newer_release_are_left_alone(sql_server: SqlServer) -> None:
     async def story() -> None:
         await migrate(sql_server.url)

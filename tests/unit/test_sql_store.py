@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,14 @@ async def test_closing_may_be_repeated_and_is_safe_at_once(tmp_path: Path) -> No
     store = SqlStore.from_url(f"sqlite:///{tmp_path}/keys.db")
     await store.close()
     await store.close()
+
+
+async def test_looking_at_a_budget_writes_nothing(store: SqlStore, tmp_path: Path) -> None:
+    """Workers look before each fetch, however long nothing comes."""
+    assert 2 == (await store.spend("q", 2, 60.0, 0)).left
+    assert 1 == (await store.spend("q", 2, 60.0, 1)).count
+    with closing(sqlite3.connect(f"{tmp_path}/keys.db")) as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        assert 1 == (await store.spend("q", 2, 60.0, 0)).left
+        assert 2 == (await store.spend("never", 2, 60.0, 0)).left
+        assert before == other.execute("PRAGMA data_version").fetchone()

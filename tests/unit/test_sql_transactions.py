@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from penstock import Constant, Consumer, Context, Producer, RetryPolicy, Worker, open_broker
+from penstock import (
+    App,
+    Constant,
+    Consumer,
+    Context,
+    Idempotency,
+    Job,
+    Producer,
+    RetryPolicy,
+    Worker,
+    WorkerOptions,
+    open_broker,
+)
 from penstock.broker import Subscription
 from penstock.brokers.sql import SqlBroker
 from penstock.clients.sql_libraries import connector
+from penstock.context import current
 from penstock.effects import Effects, SupportsTransaction
-from penstock.errors import ConfigurationError, LostLease, UnsupportedFeature
+from penstock.errors import ConfigurationError, ConnectionFailed, LostLease, UnsupportedFeature
+from penstock.job import JOBS
+from penstock.testing import FaultProxy
 from tests.servers.sql_server import SqlServer
 
 SUBSCRIPTION = Subscription(source="payments", group="g", lease=30.0)
@@ -92,6 +110,40 @@ async def test_a_waiting_worker_hears_of_the_commit(broker: SqlBroker, engine: A
     assert 1 == len(await asyncio.wait_for(waiting, 5.0))
 
 
+async def test_a_group_that_joined_after_the_callers_snapshot_gets_what_is_sent_in_it(
+    broker: SqlBroker, engine: AsyncEngine
+) -> None:
+    """REPEATABLE READ, which is MySQL's default, goes on seeing the groups that there were."""
+    first, second = (
+        replace(SUBSCRIPTION, source="new"),
+        replace(SUBSCRIPTION, source="new", group="later", start="next"),
+    )
+    producer = Producer(broker, "new", dict)
+    await producer.send({"n": 0})
+    for joins, seen in ((first, 2), (second, 1)):
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            await connection.execute(sa.text("SELECT count(*) FROM penstock_streams"))
+            await broker.fetch(joins, 0, 0.0)
+            await producer.send({"n": 1}, connection=connection)
+            await connection.commit()
+        assert seen == len(await broker.fetch(joins, 10, 0.0))
+
+
+async def test_a_key_that_was_sent_after_the_callers_snapshot_is_not_sent_again(
+    broker: SqlBroker, engine: AsyncEngine
+) -> None:
+    producer = Producer(broker, "payments", dict, idempotency=Idempotency(ttl=60.0))
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        await connection.execute(sa.text("SELECT count(*) FROM penstock_once"))
+        await producer.send({"n": 1}, key="k")
+        with contextlib.suppress(DBAPIError):  # PostgreSQL refuses, MySQL knows it
+            await producer.send({"n": 1}, key="k", connection=connection)
+            await connection.commit()
+    assert 1 == len(await broker.fetch(SUBSCRIPTION, 10, 0.0))
+
+
 async def test_a_handler_shares_the_transaction_of_its_acknowledgement(broker: SqlBroker, engine: AsyncEngine) -> None:
     async def pay(job: dict, context: Context) -> None:
         async with context.transaction() as connection:
@@ -129,6 +181,35 @@ async def test_a_failure_after_the_commit_is_no_reason_to_run_again(
     assert "failed after its transaction was committed" in caplog.text
 
 
+async def test_a_job_whose_transaction_failed_is_tried_again_and_counted_so(
+    broker: SqlBroker, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs the jobs of an app makes outcomes of exceptions, so the engine sees none."""
+    monkeypatch.setattr(JOBS, "_classes", {})
+
+    class Pay(Job, queue="payments", backoff=0.05):
+        n: int
+
+        async def handle(self) -> None:
+            context = current()
+            assert context is not None
+            async with AsyncSession(engine) as session:
+                await write(session, self.n)
+                await context.ack_in(session)
+                if not context.attempt:
+                    raise ValueError("the commit failed")
+                await session.commit()
+
+    async with App(broker) as app:
+        consumer = app.consumer(WorkerOptions(queues=["payments"], group="g"))
+        await app.push(Pay(1))
+        async with Worker(consumer), asyncio.timeout(20):
+            while not consumer.counters.acked:
+                await asyncio.sleep(0.02)
+        assert (1, 1, 0) == (consumer.counters.acked, consumer.counters.retried, consumer.counters.lost)
+    assert [1] == await entries(engine)
+
+
 async def test_who_lost_the_lease_cannot_commit(broker: SqlBroker, engine: AsyncEngine) -> None:
     await Producer(broker, "payments", dict).send({"n": 1})
     (delivery,) = await broker.fetch(SUBSCRIPTION, 10, 0.0)
@@ -158,6 +239,26 @@ async def work_off(broker: SqlBroker, handler: Any, jobs: list[dict[str, int]]) 
     stats = await again.stats("payments")
     await again.close()
     assert (0, 0, 0) == (stats.size, stats.delayed, stats.dead)
+
+
+@pytest.mark.timeout(30)
+async def test_a_commit_that_nobody_answers_ends_with_the_deadline(url: str) -> None:
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    async with FaultProxy("127.0.0.1", port) as proxy:
+        broker = SqlBroker.from_url(url.replace(str(port), str(proxy.port)) + "?create=true&timeout=1")
+
+        async def pay() -> None:
+            async with broker.transaction() as connection:
+                await connection.execute(sa.text("SELECT 1"))
+                proxy.blackhole()
+
+        with pytest.raises(ConnectionFailed):
+            await pay()
+        proxy.cut()
+        proxy.heal()
+        async with broker.transaction() as connection:
+            assert 1 == await connection.scalar(sa.text("SELECT 1"))
+        await broker.close()
 
 
 async def test_sqlite_takes_part_in_a_plain_session(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from ..clock import Clock
+from ..errors import ConnectionFailed
 from .sql_address import Family
 
 Time: TypeAlias = "float | sa.ColumnElement[float]"
@@ -61,11 +62,14 @@ class SqlDialect:
         return statement.on_conflict_do_nothing()
 
     def lock_tables(self, conn: sa.Connection, seconds: float) -> None:
-        """Let no other process make tables until this transaction ends, or, on MySQL, ``unlock_tables``."""
+        """Let no other process make tables until this transaction ends, or, on MySQL, ``unlock_tables``.
+
+        Raises ``ConnectionFailed`` if another one is at it for longer than that.
+        """
         if self.family == "postgresql":
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        elif self.family == "mysql":
-            conn.execute(sa.select(sa.func.get_lock("penstock", seconds)))
+        elif self.family == "mysql" and conn.scalar(sa.select(sa.func.get_lock("penstock", seconds))) != 1:
+            raise ConnectionFailed(f"another process has been making tables for {seconds:g} seconds; try again later")
 
     def unlock_tables(self, conn: sa.Connection) -> None:
         """The end of that where tables are made outside of transactions."""

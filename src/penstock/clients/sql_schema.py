@@ -140,7 +140,7 @@ class Schema:
             if _wanted(table, conn):
                 new = table.name.lower() not in there
                 statements += [CreateTable(table)] if new else []
-                statements += self._indexes(table, 0 if new else found or 0, conn)
+                statements += self._indexes(table, 0 if new else found or 0, conn, new=new)
                 if new and table is self.messages and conn.dialect.name == "postgresql":
                     statements.append(sa.text(_STORAGE.format(table.name)))
         if found != VERSION:
@@ -148,13 +148,20 @@ class Schema:
             statements.append(change.values(version=sa.literal_column(str(VERSION))))
         return statements
 
-    def _indexes(self, table: sa.Table, found: int, conn: sa.Connection) -> list[sa.Executable]:
-        """What of its indexes is wanting where its version is ``found``."""
-        return [
-            CreateIndex(index)
+    def _indexes(self, table: sa.Table, found: int, conn: sa.Connection, *, new: bool) -> list[sa.Executable]:
+        """What of its indexes is wanting where its version is ``found``.
+
+        Those that are there are left: on MySQL, where each statement is by itself, a run that was killed has made some.
+        """
+        missing = [
+            index
             for index in sorted(table.indexes, key=lambda index: str(index.name))
             if _SINCE.get(str(index.name).removeprefix(self.prefix), 1) > found and _wanted(index, conn)
         ]
+        if missing and not new:
+            there = {each["name"] for each in sa.inspect(conn).get_indexes(table.name)}
+            missing = [index for index in missing if index.name not in there]
+        return [CreateIndex(index) for index in missing]
 
     def _table(self, name: str, *columns: sa.Column[Any], **options: Any) -> sa.Table:
         return sa.Table(f"{self.prefix}{name}", self.metadata, *columns, **{**_MYSQL, **options})

@@ -70,7 +70,8 @@ class ServerRunner:
             try:
                 yield connection
                 with failures.translate(self._options):
-                    await connection.commit()
+                    async with asyncio.timeout(self._options.timeout):  # the statements before it are theirs to limit
+                        await connection.commit()
             finally:
                 await connection.close()
 

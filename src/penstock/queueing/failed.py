@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..broker import DeadMessage
+from ..checks import at_least_one
 from ..inspector import Inspector
 from ..job_terms import lanes
 from .handling import job_id
@@ -46,6 +47,7 @@ async def failed(inspector: Inspector, queue: str) -> list[FailedJob]:
 
 async def put_back(inspector: Inspector, queue: str, count: int) -> int:
     """Make fresh jobs of the ``count`` oldest; how many were still there."""
+    at_least_one("count, the dead letters to put back,", count)
     letters = (await failed(inspector, queue))[:count]
     return sum([await inspector.requeue(name, _ids(letters, name)) for name in lanes(queue)])
 

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..audit import Audit
-from ..broker import Broker, Settlement, Subscription, SupportsReclaim, SupportsSchedule
+from ..broker import Broker, Settlement, Subscription, SupportsPause, SupportsReclaim, SupportsSchedule
 from ..clock import Clock
 from ..errors import ConfigurationError, DecodeError, LostLease, UnknownType
+from ..executor import crashes
 from ..job import JOBS, Job
 from ..message import Delivery
 from ..outage import Outages
 from ..outcome import DeadLetter, Outcome
 from ..services.leases import KeeperThread, LeaseKeeper
+from ..sidekiq.processor import MAX_CRASHES
 from ..telemetry import Telemetry
 from .handling import begin, job_id
 
 LEASE = 30.0
 PAGE = 100
+LOOK = 1.0  # seconds between two looks for what others have left, while there is something else
 
 
 class Holding:
@@ -28,11 +31,15 @@ class Holding:
     def __init__(self, broker: Broker[Any], archive: Audit | None, clock: Clock, telemetry: Telemetry) -> None:
         self.broker, self._archive, self._clock, self._telemetry = broker, archive, clock, telemetry
         self._held: dict[int, tuple[Job, Delivery[Any]]] = {}
+        self._looked: dict[str, float] = {}
         self._keeper: KeeperThread | None = None
 
     async def pop(self, queues: Sequence[str], group: str) -> Job | None:
-        """The next job of these queues; what is none becomes a dead letter on the way."""
+        """The next job of these queues; what is none, or has cost too many owners, becomes a dead letter on the way."""
         while (delivery := await self._take(queues, group)) is not None:
+            if delivery.count > MAX_CRASHES:
+                await self._settle(delivery, DeadLetter("poison", meta=crashes(delivery)))
+                continue
             try:
                 job = _understood(delivery)
             except Exception as error:  # noqa: BLE001 whatever is wrong with it, it is not lost
@@ -44,18 +51,31 @@ class Holding:
         return None
 
     async def _take(self, queues: Sequence[str], group: str) -> Delivery[Any] | None:
-        """The next message of these queues, the first one's first."""
+        """The next message of these queues, the first one's first, but for those that are paused."""
         await self.broker.open()
-        for queue in queues:
-            subscription = Subscription(source=queue, group=group, lease=LEASE)
+        paused = await self.broker.paused() if isinstance(self.broker, SupportsPause) else frozenset[str]()
+        keyed = self.broker.capabilities.keyed
+        for queue in (each for each in queues if each not in paused):
+            subscription = Subscription(source=queue, group=group, lease=LEASE, keyed=keyed)
             if isinstance(self.broker, SupportsSchedule):
                 await self.broker.promote_due(queue, PAGE)
-            found: Sequence[Delivery[Any]] = await self.broker.fetch(subscription, 1, 0.0)
-            if not found and isinstance(self.broker, SupportsReclaim):
-                found = await self.broker.reclaim(subscription, 1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - a runtime check forgets R
+            found = await self._lapsed(subscription, LOOK)
+            if not found:
+                found = await self.broker.fetch(subscription, 1, 0.0)
+            if not found:
+                found = await self._lapsed(subscription, 0.0)
             if found:
                 return found[0]
         return None
+
+    async def _lapsed(self, subscription: Subscription, every: float) -> Sequence[Delivery[Any]]:
+        """What somebody who died had popped; looked for every so many seconds, however much else there is."""
+        broker, now = self.broker, self._clock.monotonic()
+        if not isinstance(broker, SupportsReclaim) or now < self._looked.get(subscription.source, -every) + every:
+            return ()
+        self._looked[subscription.source] = now
+        found: Sequence[Delivery[Any]] = await broker.reclaim(subscription, 1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - a runtime check forgets R
+        return found
 
     def _hold(self, job: Job, delivery: Delivery[Any]) -> None:
         self._held[id(job)] = (job, delivery)

@@ -64,6 +64,13 @@ class WorkerOptions:
                 one_of("a queue with a rate limit", queue, self.queues)
         if isinstance(self.queues, str) or not self.queues:
             raise ConfigurationError(f'queues are names, such as ("default", "emails"); got {self.queues!r}')
+        known = [lane for queue in self.queues for lane in lanes(f"{queue}")]
+        if len({*known}) < len(known):
+            raise ConfigurationError(
+                f"no two queues may have a lane in common ('a:high' is one of 'a'); got {self.queues!r}"
+            )
+        if self.on_failed is not None and not callable(self.on_failed):
+            raise ConfigurationError(f"on_failed is called with a job and its error; got {self.on_failed!r:.100}")
 
 
 def consumer_of(

@@ -142,8 +142,9 @@ class KeeperThread:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
-            for _, fork in self._forks.values():
-                await fork.close()
+            closed = await asyncio.gather(*(fork.close() for _, fork in self._forks.values()), return_exceptions=True)
+            for error in filter(None, closed):
+                logger.debug("a lease keeper's connection could not be closed", exc_info=error)
 
     def _begin(self, keeper: LeaseKeeper, outages: Outages) -> None:
         original = keeper.broker

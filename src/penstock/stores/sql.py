@@ -6,6 +6,7 @@ Every step begins by locking the key's row, which is made for that where there i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,9 +16,9 @@ from msgspec import UNSET, UnsetType
 from ..clients.sql import SqlOptions
 from ..clients.sql_dialect import sql_dialect
 from ..clients.sql_opening import open_runner
-from ..clients.sql_schema import schema
+from ..clients.sql_schema import LONGEST_NAME, schema
 from ..clock import SYSTEM_CLOCK, Clock
-from ..errors import MissingExtra
+from ..errors import ConfigurationError, MissingExtra
 from ..store import Claim, Grant, charged
 
 try:
@@ -29,6 +30,7 @@ _BUDGETS: Final = "budgets"
 _TABLE: Final = "table:"
 _spent = msgspec.json.Decoder(dict[int, int])
 _SWEEP = 100  # expired keys that one reservation sweeps away
+_LONGEST_KEY: Final = 512
 
 
 class SqlStore:
@@ -47,6 +49,8 @@ class SqlStore:
         return cls(SqlOptions.from_url(url, **options), clock=clock)
 
     async def reserve(self, key: str, owner: str, ttl: float) -> Claim:
+        key = _fitting(key, _LONGEST_KEY)
+
         def work(conn: sa.Connection) -> Claim:
             now = self._now(conn)
             self._sweep(conn, now, self._table)
@@ -61,6 +65,8 @@ class SqlStore:
         return await self._runner.run(work)
 
     async def renew(self, key: str, owner: str, ttl: float) -> bool:
+        key = _fitting(key, _LONGEST_KEY)
+
         def work(conn: sa.Connection) -> bool:
             now = self._now(conn)
             own = self._own(key, owner) & (self._table.c.expires_at > now)
@@ -69,6 +75,8 @@ class SqlStore:
         return await self._runner.run(work)
 
     async def complete(self, key: str, owner: str, ttl: float) -> bool:
+        key = _fitting(key, _LONGEST_KEY)
+
         def work(conn: sa.Connection) -> bool:
             now = self._now(conn)
             found = self._locked(conn, key, now)
@@ -80,6 +88,8 @@ class SqlStore:
         return await self._runner.run(work)
 
     async def release(self, key: str, owner: str) -> bool:
+        key = _fitting(key, _LONGEST_KEY)
+
         def work(conn: sa.Connection) -> bool:
             own = self._own(key, owner) & (self._table.c.expires_at > self._now(conn))
             return conn.execute(self._table.delete().where(own)).rowcount == 1
@@ -88,6 +98,7 @@ class SqlStore:
 
     async def set_if_absent(self, key: str, ttl: float) -> bool:
         """For ``IdempotencyCache``: true if the key was not there and is now."""
+        key = _fitting(key, _LONGEST_KEY)
 
         def work(conn: sa.Connection) -> bool:
             now = self._now(conn)
@@ -101,10 +112,12 @@ class SqlStore:
 
     async def forget(self, key: str) -> None:
         """For ``ForgetfulCache``: take the key back."""
-        gone = self._table.delete().where(self._table.c.key == key)
+        gone = self._table.delete().where(self._table.c.key == _fitting(key, _LONGEST_KEY))
         await self._runner.run(lambda conn: conn.execute(gone).rowcount)
 
     async def spend(self, name: str, limit: int, window: float, wanted: int) -> Grant:
+        name = _fitting(name, LONGEST_NAME)
+
         def work(conn: sa.Connection) -> Grant:
             now = self._now(conn)
             self._sweep(conn, now, self._cells)
@@ -115,7 +128,12 @@ class SqlStore:
                 self._write_cell(conn, _BUDGETS, name, msgspec.json.encode(spent), now + 2 * window)
             return grant
 
-        return await self._runner.run(work)
+        def look(conn: sa.Connection) -> Grant:
+            value = self._seen(conn, _BUDGETS, name)
+            spent = {} if value is None else _spent.decode(value)
+            return charged(spent, self._now(conn), limit=limit, window=window, wanted=0)[0]
+
+        return await self._runner.run(look if wanted == 0 else work, write=wanted > 0)
 
     async def rows(self, table: str) -> Mapping[str, bytes]:
         cells = self._cells
@@ -127,6 +145,9 @@ class SqlStore:
         return await self._runner.run(work, write=False)
 
     async def put(self, table: str, key: str, value: bytes | None, expected: bytes | UnsetType | None = UNSET) -> bool:
+        if key != _fitting(key, LONGEST_NAME):
+            raise ConfigurationError(f"the name of a row is text of up to {LONGEST_NAME} characters, got {key!r:.100}")
+
         def work(conn: sa.Connection) -> bool:
             found = self._cell(conn, _TABLE + table, key)
             if expected is not UNSET and found != expected:
@@ -145,10 +166,13 @@ class SqlStore:
 
     def _cell(self, conn: sa.Connection, place: str, key: str) -> bytes | None:
         """What is in a cell; nobody else gets at it before this transaction has ended."""
+        conn.execute(self._sql.add(self._cells), {"place": place, "key": key, "value": None, "expires_at": None})
+        return self._seen(conn, place, key, lock=True)
+
+    def _seen(self, conn: sa.Connection, place: str, key: str, *, lock: bool = False) -> bytes | None:
         cells = self._cells
-        conn.execute(self._sql.add(cells), {"place": place, "key": key, "value": None, "expires_at": None})
-        one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key).with_for_update()
-        found = conn.scalar(one)
+        one = sa.select(cells.c.value).where(cells.c.place == place, cells.c.key == key)
+        found = conn.scalar(one.with_for_update() if lock else one)
         return None if found is None else bytes(found)
 
     def _write_cell(self, conn: sa.Connection, place: str, key: str, value: bytes, expires_at: float | None) -> None:
@@ -179,3 +203,17 @@ class SqlStore:
         stale = sa.select(table.c.key).where(table.c.expires_at <= now).limit(_SWEEP).with_for_update(skip_locked=True)
         if keys := list(conn.scalars(stale)):
             conn.execute(table.delete().where(table.c.key.in_(keys), table.c.expires_at <= now))
+
+
+def _fitting(name: str, longest: int) -> str:
+    """A name as its column takes it: what is too long for it, or no text there, by its digest.
+
+    MySQL would cut it off when it is added and find nothing afterwards; PostgreSQL refuses it.
+    """
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raw = b""
+    if raw and len(name) <= longest and b"\0" not in raw:
+        return name
+    return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .records import Record
 
 
+MOST_BYTES = 64 * 1024 * 1024  # of bodies that wait in one partition for their time or their turn
 FAST = 50  # handed out at once: from here on what comes next is counted beforehand
 
 
@@ -33,6 +34,11 @@ class Owner(Protocol):
     topic: str
     most: int
     lock: threading.Condition
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the server did not take the last commit."""
+        ...
 
     def committed(self, wanted: dict[Book, int]) -> asyncio.Future[None]:
         """Done when the server knows these versions of the books, or another worker has them."""
@@ -261,7 +267,9 @@ class Book:
     @property
     def full(self) -> bool:
         """Whether no more is to come for now."""
-        return len(self.open) + len(self.fresh) >= self.owner.most
+        if len(self.open) + len(self.fresh) >= self.owner.most:
+            return True
+        return self.bytes >= MOST_BYTES and (self.level is not None or self.keyed)
 
     # ---------------------------------------------------------------------------------------------------------- telling
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from confluent_kafka import KafkaException
+
 from ...broker import FOREVER, Capabilities, Outgoing, Settlement, Subscription
 from ...clock import SYSTEM_CLOCK, Clock
 from ...errors import ConnectionFailed
@@ -119,6 +121,8 @@ class KafkaBroker(Inspecting):
             return []
         if not member.assigned:
             await self._until(member, max(deadline, time.monotonic() + FIRST), lambda: member.assigned)
+            if not member.assigned:  # waiting in vain must not look like an empty stream
+                await self._blocking(partial(member.probe, self._shared.topics))
         ends = await self._ends(member) if wait <= LOOK and not member.ready() else None
         if ends is not None:  # what the server has now is there, or will be in a moment
             deadline = max(deadline, time.monotonic() + FIRST)
@@ -171,7 +175,11 @@ class KafkaBroker(Inspecting):
                 for future in waiting:
                     await future
         except TimeoutError:
-            raise ConnectionFailed(f"{self.url} did not take a commit within {self._options.timeout:g} s") from None
+            refusals = [str(owner.refusal) for owner in owners if owner.refusal is not None]
+            why = f": {refusals[0]}" if refusals else ""
+            raise ConnectionFailed(
+                f"{self.url} did not take a commit within {self._options.timeout:g} s{why}"
+            ) from None
 
     async def _pause(self, member: Membership, deadline: float, subscription: Subscription) -> None:
         """Until something comes or is due, or it is time to look whether the server is still there."""
@@ -193,14 +201,15 @@ class KafkaBroker(Inspecting):
         with member.lock:
             if there():
                 return
-            member.listen(partial(_ring, loop, event))
-        left = deadline - time.monotonic()
-        if left > 0:
-            try:
-                async with asyncio.timeout(left):
-                    await event.wait()
-            except TimeoutError:
-                pass
+            bell = member.listen(partial(_ring, loop, event))
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                await event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            with member.lock:
+                member.unlisten(bell)
 
     async def _ends(self, member: Membership) -> dict[tuple[str, int], int]:
         return await self._blocking(partial(self._shared.topics.ends, member.topics))
@@ -212,7 +221,7 @@ class KafkaBroker(Inspecting):
             copies = onward(stale, self._clock.time())
         if copies:
             result = Settled([], {}, [], [])
-            await self._sheltered(carry_out(copies, self._shared.publishing.producing(), result))
+            await self._sheltered(carry_out(copies, self._write, result))
             await self._durable(result.done)
 
     async def _member(self, subscription: Subscription) -> Membership:
@@ -226,8 +235,10 @@ class KafkaBroker(Inspecting):
         try:
             await self._shared.publishing.ensure({*member.topics, dead_topic(topic)})
             await self._blocking(partial(member.join, self._shared.topics.ends))
-        except BaseException:
+        except BaseException as error:
             await self._blocking(member.leave)
+            if isinstance(error, KafkaException):
+                raise raised(self.url, error) from error
             raise
         self._shared.memberships[key] = member
         return member
@@ -238,7 +249,7 @@ class KafkaBroker(Inspecting):
         return await self._sheltered(self._settle(settlements)) if settlements else []
 
     async def _settle(self, settlements: Sequence[Settlement[Receipt]]) -> Sequence[Delivery[Receipt]]:
-        result = await settle(settlements, self._shared.publishing.producing, self.identity, self._clock.time())
+        result = await settle(settlements, self._write, self.identity, self._clock.time())
         try:
             await self._durable(result.done)
         except ConnectionFailed:
@@ -262,6 +273,11 @@ class KafkaBroker(Inspecting):
 
     async def _write(self, records: Sequence[Writing]) -> list[Any]:
         return await self._shared.publishing.write(records)
+
+    def _ours(self, topic: str) -> set[tuple[str, tuple[str, int]]]:
+        """Groups and partitions of this topic's that are in our books."""
+        members = [each for each in self._shared.memberships.values() if each.topic == topic]
+        return {(member.subscription.group, place) for member in members for place in list(member.books)}
 
     async def _forget_waiting(self, topic: str) -> None:
         for member in self._shared.memberships.values():

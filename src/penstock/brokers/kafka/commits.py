@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from .book import Book
 
@@ -28,7 +28,9 @@ TRIES = 3
 
 
 class Commits:
-    """``answered``: when the server last gave a sign of life; ``stirred``: when somebody last wanted something."""
+    """``answered``: when the server last gave a sign of life; ``stirred``: when somebody last wanted something.
+    ``refusal``: why the last one failed, if it did.
+    """
 
     def __init__(self, consumer: Consumer, lock: threading.Condition) -> None:
         self._consumer, self._lock = consumer, lock
@@ -36,6 +38,7 @@ class Commits:
         self._waiters: list[Callable[[], bool]] = []
         self._not_before = 0.0
         self.answered, self.stirred = time.monotonic(), 0.0
+        self.refusal: Exception | None = None
 
     @property
     def wanted(self) -> bool:
@@ -96,9 +99,12 @@ class Commits:
             answers = self._consumer.commit(offsets=places, asynchronous=False)
         except Exception as error:  # noqa: BLE001 it is tried again, and whoever waits has a deadline of his own
             logger.debug("a commit failed: %s", error)
+            self.refusal = error
             return False
-        if any(each.error is not None for each in answers):
+        if refused := [each.error for each in answers if each.error is not None]:
+            self.refusal = KafkaException(refused[0])
             return False
+        self.refusal = None
         with self._lock:
             self.answered = time.monotonic()
             for book, (version, promised) in versions.items():

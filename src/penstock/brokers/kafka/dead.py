@@ -26,7 +26,7 @@ from .wire import Headers, headers_of, raw_of
 
 OURS = frozenset({"key", "group", "reason", "error", "owner", "died_at", "meta", "raw"})
 MARK = "dead:"  # before our names: a message may have a header ``reason`` of its own
-LONGEST_ERROR = 10_000
+LONGEST_ERROR, LONGEST_REASON, LONGEST_META = 10_000, 2_000, 16 * 1024  # a dead letter must fit into a record
 
 
 def letter(topic: str, delivery: Delivery[Entry], outcome: DeadLetter, owner: str, now: float) -> Writing:
@@ -34,7 +34,7 @@ def letter(topic: str, delivery: Delivery[Entry], outcome: DeadLetter, owner: st
     message, record = delivery.message, delivery.receipt.record
     own: dict[str, bytes] = {
         "group": delivery.group.encode(),
-        "reason": outcome.reason.encode(),
+        "reason": outcome.reason[:LONGEST_REASON].encode(errors="replace"),
         "owner": owner.encode(),
         "died_at": b"%.3f" % now,
     }
@@ -106,10 +106,14 @@ def _told(error: BaseException) -> str:
 
 
 def _json(value: Any) -> bytes:
+    """As JSON; of what is too large, the beginning: a dead letter is no place to fail."""
     try:
-        return msgspec.json.encode(value)
-    except Exception:  # noqa: BLE001 - nor must what somebody hands in
+        found = msgspec.json.encode(value)
+    except Exception:  # noqa: BLE001 - whatever somebody hands in
         return msgspec.json.encode(f"<{type(value).__name__} that cannot be written as JSON>")
+    if len(found) <= LONGEST_META:
+        return found
+    return msgspec.json.encode(f"{found[:LONGEST_REASON].decode(errors='replace')}… ({len(found)} bytes)")
 
 
 def _meta(raw: bytes | None) -> Any:

@@ -35,6 +35,9 @@ class Inspecting:
     async def _write(self, records: Sequence[Writing]) -> list[Any]: ...
 
     @abstractmethod
+    def _ours(self, topic: str) -> set[tuple[str, tuple[str, int]]]: ...
+
+    @abstractmethod
     async def _forget_waiting(self, topic: str) -> None: ...
 
     @abstractmethod
@@ -76,7 +79,7 @@ class Inspecting:
         return len(found)
 
     async def purge(self, source: str) -> int:
-        count = await self._blocking(partial(self._look.purge, source))
+        count = await self._blocking(partial(self._look.purge, source, self._ours(topic_of(source))))
         await self._forget_waiting(topic_of(source))
         return count
 

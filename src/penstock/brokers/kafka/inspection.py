@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin._config import ConfigResource
 
 from ...broker import DeadMessage, Finding, GroupStats, StreamStats, Subscription
-from ...errors import BrokerError
+from ...errors import BrokerError, UnsupportedFeature
 from ...message import Message
 from .dead import fresh, gone, read_letter
 from .options import KafkaOptions, dead_topic, delay_topics, group_of, retry_topics, topic_of
@@ -134,21 +134,34 @@ class Inspection:
 
     # ---------------------------------------------------------------------------------------------------------- deleting
 
-    def purge(self, source: str) -> int:
-        """Delete the records of the stream and of what is delayed for it, up to now."""
+    def purge(self, source: str, ours: Collection[tuple[str, tuple[str, int]]]) -> int:
+        """Delete the records of the stream and of what is delayed for it, up to now, but none that somebody works on.
+
+        ``ours``: groups and partitions whose books the caller has: there he crosses out the rest himself.
+        """
         topic = topic_of(source)
         if not self._topics.partitions([topic]):
             return 0
         names = groups(self._topics, topic)
+        came = {name: places(self._topics, group_of(topic, name)) for name in names} or {"": {}}
         topics = [topic, *delay_topics(topic), *(each for name in names for each in retry_topics(topic, name))]
         first, ends = self._bounds(topics)
-        counts = [0]
-        for name in names or [""]:
-            came = places(self._topics, group_of(topic, name)) if name else {}
-            mine = [topic, *delay_topics(topic), *(retry_topics(topic, name) if name else ())]
-            size, leased = _sum(came, first, ends, mine)
-            counts.append(size - leased)
-        self._delete({place: end for place, end in ends.items() if end > first.get(place, 0)})
+        until = dict(ends)
+        for name, where in came.items():
+            for place in ends.keys() & where.keys():
+                if (leased := where[place].leased()) and (name, place) not in ours:
+                    raise UnsupportedFeature(
+                        f"{len(leased)} messages of {source!r} are being worked on by another process, and Kafka would"
+                        " delete them as well: stop its workers first"
+                    )
+                until[place] = min(until[place], *leased) if leased else until[place]
+        counts = list[int]()
+        for name, where in came.items():
+            mine = {topic, *delay_topics(topic), *(retry_topics(topic, name) if name else ())}
+            reach = {place: end if (name, place) in ours else until[place] for place, end in ends.items()}
+            mine_at = [place for place in ends if place[0] in mine]
+            counts.append(sum(where.get(at, NOWHERE).waiting(first.get(at, 0), reach[at]) for at in mine_at))
+        self._delete({place: end for place, end in until.items() if end > first.get(place, 0)})
         return max(counts)
 
     def trim(self, subscription: Subscription) -> int:

@@ -18,15 +18,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from ...broker import Subscription
 from ...errors import ConnectionFailed
 from .book import Book
 from .commits import Commits
-from .library import AWAY, UNKNOWN_TOPIC, raised
+from .library import ACTIVE, AWAY, UNKNOWN_TOPIC, code_of, raised
 from .options import LEVELS, KafkaOptions, delay_topics, group_of, retry_topics
 from .rebalances import Rebalances
 from .records import Record
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .topics import Topics
 
 logger = logging.getLogger("penstock")
+
+Bell: TypeAlias = Callable[[], object]
 
 CHUNK = 1000
 SOON, IDLE = 0.002, 0.05  # seconds of one look for records: while something goes on, and when nothing has for a while
@@ -59,7 +61,7 @@ class Membership:
         self.books: dict[tuple[str, int], Book] = {}
         self.failure: Exception | None = None
         self.missing = False
-        self._bells: list[Callable[[], object]] = []
+        self._bells: list[Bell] = []
         self._leaving = self._left = False
         self._turn = 0
         self._consumer = Consumer(
@@ -75,6 +77,7 @@ class Membership:
             leaving=lambda: self._leaving,
             tell=self._ring,
         )
+        self._rebalances.refused = self._refused
         self._polled = 0.0
         self._thread = threading.Thread(target=self._run, name="penstock-kafka", daemon=True)
 
@@ -88,18 +91,10 @@ class Membership:
     def join(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
         """Begin. A new group that is to see only what comes next takes down first where that begins. Blocks."""
         if self.subscription.start == "next":
-            self._begin_with_the_next(ends)
+            begin_with_the_next(self._consumer, ends([self.topic, *delay_topics(self.topic)]), self._options.timeout)
         each = self._rebalances
         self._consumer.subscribe(self.topics, on_assign=each.come, on_revoke=each.go, on_lost=each.lose)
         self._thread.start()
-
-    def _begin_with_the_next(self, ends: Callable[[Sequence[str]], dict[tuple[str, int], int]]) -> None:
-        found = ends([self.topic, *delay_topics(self.topic)])
-        places = [TopicPartition(topic, number) for topic, number in found]
-        if any(each.offset >= 0 for each in self._consumer.committed(places, timeout=self._options.timeout)):
-            return
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in found.items()]
-        self._consumer.commit(offsets=offsets, asynchronous=False)
 
     def leave(self) -> None:
         """Give back what is held, commit, leave the group. Blocks."""
@@ -111,6 +106,8 @@ class Membership:
             self.lock.notify_all()
         if self._thread.ident is not None:
             self._thread.join(self._options.timeout * 2)
+        else:
+            self._consumer.close()
 
     @property
     def assigned(self) -> bool:
@@ -121,6 +118,11 @@ class Membership:
     def silent_for(self) -> float:
         """Seconds since the server's last sign of life."""
         return time.monotonic() - self._commits.answered
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the server did not take the last commit."""
+        return self._commits.refusal
 
     @property
     def ended(self) -> bool:
@@ -145,6 +147,8 @@ class Membership:
         except Exception as error:
             logger.exception("the Kafka consumer of %s ended; it is opened anew with the next fetch", self.topic)
             self.failure = raised(self._options.url, error)
+            with contextlib.suppress(Exception):  # else it would hold its partitions, and nobody work on them
+                self._consumer.close()
         finally:
             with self.lock:
                 for book in self.books.values():
@@ -188,6 +192,11 @@ class Membership:
         elif code not in AWAY:
             self.failure = raised(self._options.url, error)
 
+    def _refused(self, error: Exception) -> None:
+        self.failure = raised(self._options.url, error)
+        with self.lock:
+            self._ring()
+
     def _failed(self, error: KafkaError) -> None:
         """The library cannot do its work for now, or for good. Called on any thread that is in the library."""
         self.failure = raised(self._options.url, error)
@@ -214,7 +223,7 @@ class Membership:
 
     def _load(self) -> tuple[int, int]:
         books = self.books.values()
-        return sum(len(book.fresh) for book in books), sum(book.bytes for book in books)
+        return sum(len(book.fresh) for book in books), sum(book.bytes for book in books if book.level is None)
 
     @property
     def _crowded(self) -> bool:
@@ -263,9 +272,15 @@ class Membership:
                 book.forget_waiting()
             return {book: book.version for book in self.books.values()}
 
-    def listen(self, bell: Callable[[], object]) -> None:
-        """Call it, once, when something has come."""
+    def listen(self, bell: Bell) -> Bell:
+        """Call it, once, when something has come. The caller has the lock."""
         self._bells.append(bell)
+        return bell
+
+    def unlisten(self, bell: Bell) -> None:
+        """Do not, if it was not called yet. The caller has the lock."""
+        if bell in self._bells:
+            self._bells.remove(bell)
 
     def _ring(self) -> None:
         bells, self._bells = self._bells, []
@@ -278,6 +293,19 @@ class Membership:
 
     def _book(self, place: TopicPartition) -> Book:
         return Book(self, place.topic, place.partition, level=self._delaying.get(place.topic))
+
+
+def begin_with_the_next(consumer: Consumer, found: dict[tuple[str, int], int], timeout: float) -> None:
+    """Write down where a new group begins: at the ends that were found. Blocks."""
+    places = [TopicPartition(topic, number) for topic, number in found]
+    if any(each.offset >= 0 for each in consumer.committed(places, timeout=timeout)):
+        return
+    offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in found.items()]
+    try:
+        consumer.commit(offsets=offsets, asynchronous=False)
+    except KafkaException as error:
+        if code_of(error) not in ACTIVE:  # somebody else has begun meanwhile, and said where
+            raise
 
 
 def _settings(options: KafkaOptions, subscription: Subscription, topic: str) -> dict[str, Any]:

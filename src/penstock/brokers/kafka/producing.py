@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
+from .library import code_of
 from .options import KafkaOptions
 from .wire import Headers
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
     from confluent_kafka import Message as Raw
 
 FULL = 0.005  # seconds to wait when the library's queue is full
@@ -40,13 +40,16 @@ class _Batch:
     def __init__(self, count: int) -> None:
         self.fates: list[KafkaError | Exception | None] = [None] * count
         self._left, self._loop = count, asyncio.get_running_loop()
+        self._lock = threading.Lock()
         self.done = self._loop.create_future()
 
     def reported(self, index: int, error: KafkaError | None, _: Raw | None) -> None:
         if error is not None:
             self.fates[index] = error
-        self._left -= 1
-        if not self._left:
+        with self._lock:  # what was refused is reported on another thread
+            self._left -= 1
+            left = self._left
+        if not left:
             with contextlib.suppress(RuntimeError):  # the loop is gone, and whoever waited with it
                 self._loop.call_soon_threadsafe(self._finish)
 
@@ -60,10 +63,10 @@ class _Batch:
 
 
 class Producing:
-    """One producer and the thread that serves it."""
+    """One producer and the thread that serves it. ``broken``: it had an error that it does not survive."""
 
     def __init__(self, options: KafkaOptions) -> None:
-        self._timeout = options.timeout
+        self._timeout, self.broken = options.timeout, False
         self._producer = Producer(
             options.client()
             | {
@@ -98,6 +101,7 @@ class Producing:
                 except BufferError:
                     await asyncio.sleep(FULL)
                 except Exception as error:  # noqa: BLE001 whatever is wrong with one, the others have gone out
+                    self.broken = self.broken or code_of(error) == KafkaError._FATAL
                     batch.refused(index, error)
                     break
                 else:
@@ -106,11 +110,18 @@ class Producing:
         return batch.fates
 
     def close(self) -> None:
-        """Blocks until what was handed in is written, or for the timeout."""
-        self._producer.flush(self._timeout)
+        """Blocks until what was handed in is written, or for the timeout; then the rest has failed."""
+        if self._producer.flush(self._timeout):
+            self._producer.purge()
+            self._producer.flush(self._timeout)
         self._ended.set()
         self._thread.join(self._timeout)
 
     def _serve(self) -> None:
         while not self._ended.is_set():
-            self._producer.poll(0.1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException:  # it will never write again: what it still has fails now
+                self.broken = True
+                self._producer.purge()
+                self._ended.wait(FULL)

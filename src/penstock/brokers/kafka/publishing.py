@@ -73,15 +73,16 @@ class Publishing:
 
     async def write(self, records: Sequence[Writing]) -> list[Any]:
         """Write them into topics that there are, made anew if they vanished; what became of each."""
-        topics = {record.topic for record in records}
-        fates = list[Any]()
-        for _ in range(2):
-            await self.ensure(topics)
-            fates = await self.producing().write(records)
-            vanished = [code_of(fate) in UNKNOWN_TOPIC for fate in fates if fate is not None]
-            if not vanished or len(vanished) < len(fates) or not all(vanished):
-                break
-            self._topics.forget(topics)
+        await self.ensure({record.topic for record in records})
+        fates = await self.producing().write(records)
+        # A topic that was deleted is unknown, or the library waits for it in vain: the next time it is looked for
+        self._topics.forget({record.topic for record, fate in zip(records, fates, strict=True) if fate is not None})
+        vanished = [n for n, fate in enumerate(fates) if fate is not None and code_of(fate) in UNKNOWN_TOPIC]
+        if vanished:
+            again = [records[n] for n in vanished]
+            await self.ensure({record.topic for record in again})
+            for n, fate in zip(vanished, await self.producing().write(again), strict=True):
+                fates[n] = fate
         return fates
 
     @property
@@ -90,8 +91,11 @@ class Publishing:
         return self._made is not None
 
     def producing(self) -> Producing:
-        """The producer, made when it is first needed."""
+        """The producer, made when it is first needed, and anew after an error that it does not survive."""
         with self._lock:
+            if self._made is not None and self._made.broken:
+                threading.Thread(target=self._made.close, name="penstock-kafka-closing", daemon=True).start()
+                self._made = None
             if self._made is None:
                 self._made = Producing(self._options)
             return self._made

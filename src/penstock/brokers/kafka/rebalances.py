@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from .book import Book
 from .commits import AGAIN, TRIES, Commits
@@ -26,7 +26,9 @@ LOOK = 0.05  # seconds between looks whether a partition is drained
 
 
 class Rebalances:
-    """``make``: a book for a partition that comes; ``leaving``: whether there is no time to drain; ``tell``: those who wait for a change."""
+    """``make``: a book for a partition that comes; ``leaving``: whether there is no time to drain; ``tell``: those who wait for a change; ``refused``: why partitions
+    cannot begin.
+    """
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Rebalances:
     ) -> None:
         self._options, self._books, self._commits, self._lock = options, books, commits, lock
         self._make, self._leaving, self._tell = make, leaving, tell
+        self.refused: Callable[[Exception], object] = _nobody
         self.assigned = threading.Event()
 
     def come(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -61,13 +64,23 @@ class Rebalances:
 
     def _progress(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """What the group has committed for them. Beginning without it would run again what is settled: insist."""
+        told = False
         while partitions and not self._leaving():
+            wrong: Exception
             try:
-                return consumer.committed(partitions, timeout=self._options.timeout)
+                found = consumer.committed(partitions, timeout=self._options.timeout)
+                refusals = [each.error for each in found if each.error is not None]
+                if not refusals:
+                    return found
+                wrong = KafkaException(refusals[0])
             except Exception as error:  # noqa: BLE001 the network is down, or a coordinator moves
-                if code_of(error) not in AWAY:
-                    logger.warning("the progress of %s cannot be read: %s", partitions[0].topic, error)
-                time.sleep(AGAIN)
+                wrong = error
+            if code_of(wrong) not in AWAY:
+                self.refused(wrong)
+                if not told:
+                    logger.warning("the progress of %s cannot be read: %s", partitions[0].topic, wrong)
+                told = True
+            time.sleep(AGAIN)
         return []
 
     def go(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -80,6 +93,14 @@ class Rebalances:
                 if not self._commits.wanted:
                     self._lock.wait(LOOK)
         self._commits.write(books, TRIES)
+        if (running := sum(book.held for book in books)) and not self._leaving():
+            logger.warning(
+                "%d messages of %s are not done after drain=%g s, and their partitions pass on: they are run again by"
+                " their new owner. Choose drain= longer than the longest handler",
+                running,
+                books[0].topic,
+                self._options.drain,
+            )
         self._forget(books)
         consumer.incremental_unassign(partitions)
 
@@ -103,3 +124,7 @@ class Rebalances:
                 if self._books.get((book.topic, book.partition)) is book:
                     del self._books[book.topic, book.partition]
             self._commits.wake()
+
+
+def _nobody(_: Exception) -> None:
+    """Nobody is to be told."""

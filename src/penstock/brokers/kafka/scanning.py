@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, TopicPartition
 
+from ...errors import ConnectionFailed
 from .options import KafkaOptions
 from .progress import unpack
 from .records import Record
@@ -30,6 +31,11 @@ class Place:
     def backlog(self, first: int, end: int) -> int:
         """Records that are not settled, of those that are still there."""
         return sum(offset >= first for offset in self.notes) + max(end - max(self.mark, first), 0)
+
+    def waiting(self, first: int, end: int) -> int:
+        """Records in this range that nobody has been handed."""
+        told = sum(first <= offset < end and not note.deliveries for offset, note in self.notes.items())
+        return told + max(end - max(self.mark, first), 0)
 
     def leased(self) -> list[int]:
         return [offset for offset, note in self.notes.items() if note.deliveries > 0]
@@ -95,4 +101,4 @@ def _until(consumer: Consumer, end: int, options: KafkaOptions) -> Iterator[Reco
             yield Record(raw, offset, options.default_type)
             if offset == end - 1:
                 return
-    raise TimeoutError(f"a partition could not be read within {options.timeout} s")
+    raise ConnectionFailed(f"{options.url}: a partition could not be read within {options.timeout:g} s")

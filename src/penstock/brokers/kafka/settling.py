@@ -8,8 +8,8 @@ the later ones of its key wait behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -19,13 +19,14 @@ from ...outcome import Ack, DeadLetter, Release, Retry
 from .book import Book, Entry
 from .dead import letter
 from .options import delay_topics, level_of, retry_topics
-from .producing import Producing, Writing
+from .producing import Writing
 from .wire import headers_of
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
 Receipt: TypeAlias = Entry
+Write: TypeAlias = Callable[[Sequence[Writing]], Awaitable[Sequence[Any]]]
 
 
 class Copy(NamedTuple):
@@ -45,9 +46,7 @@ class Settled(NamedTuple):
     refused: list[KafkaError | Exception]
 
 
-async def settle(
-    items: Sequence[Settlement[Receipt]], producing: Callable[[], Producing], owner: str, now: float
-) -> Settled:
+async def settle(items: Sequence[Settlement[Receipt]], write: Write, owner: str, now: float) -> Settled:
     """Write what must be written and cross out what is done; nothing is committed yet."""
     result = Settled([], {}, [], [])
     copies: list[Copy] = []
@@ -56,7 +55,7 @@ async def settle(
         with entry.book.owner.lock:
             _apply(item, entry, result, copies, owner, now)
     if copies:
-        await carry_out(copies, producing(), result)
+        await carry_out(copies, write, result)
     for book in result.done:
         with book.owner.lock:
             book.owner.lock.notify_all()  # a partition may be waiting to be handed over
@@ -140,9 +139,13 @@ def onward(entries: Iterable[Entry], now: float) -> list[Copy]:
     return copies
 
 
-async def carry_out(copies: Sequence[Copy], producing: Producing, result: Settled) -> None:
+async def carry_out(copies: Sequence[Copy], write: Write, result: Settled) -> None:
     """Write the copies, and cross out the originals of those that the server has."""
-    fates = await producing.write([copy.writing for copy in copies])
+    fates: Sequence[Any]
+    try:
+        fates = await write([copy.writing for copy in copies])
+    except Exception as error:  # noqa: BLE001 nothing was written: each stays what it was
+        fates = [error] * len(copies)
     for copy, fate in zip(copies, fates, strict=True):
         book, entry, delivery = copy.entry.book, copy.entry, copy.delivery
         with book.owner.lock:
@@ -150,6 +153,8 @@ async def carry_out(copies: Sequence[Copy], producing: Producing, result: Settle
             entry.held = not gone
             if fate is not None:
                 result.refused.append(fate)
+                if delivery is None and not gone:  # nobody has it: it stays where it waits
+                    entry.held, book.held = False, book.held - 1
             elif gone:  # it comes again, to its new owner
                 if delivery is not None:
                     result.lost.append(delivery)

@@ -21,7 +21,14 @@ FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
 KEPT_BY_KEY = {"cleanup.policy": "compact", "retention.ms": "-1"}
 _ADMIN: Any = administration  # half of what it has is untyped
 LOOKS, PAUSE = 50, 0.02  # how often, and seconds between: a new topic is not there at once
-LEADERLESS = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+LEADERLESS = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
 
 
 class Topics:

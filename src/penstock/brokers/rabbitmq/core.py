@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ from .settling import Settler
 from .shared import Shared
 from .taking import take
 
+logger = logging.getLogger("penstock")
+
 LOOKS = 10  # at the leases, in the time of the shortest one
 RELAY = 500
 
@@ -32,7 +35,7 @@ class Core(Shared):
 
     def __init__(self, address: RabbitmqAddress, options: RabbitmqOptions, identity: str, clock: Clock) -> None:
         super().__init__(address, options, identity, clock)
-        self.taking.lost = self._lost
+        self.taking.lost, self.taking.ended = self._lost, self._ended
         self.settler = Settler(self, self.readers)
         self.parking = Parking(self)
         self._readers: dict[tuple[tuple[str, ...], str], Reader] = {}
@@ -65,8 +68,9 @@ class Core(Shared):
     async def _give_back(self) -> None:
         helds = [held for held in self.holdings.table.values() if held.channel.alive]
         for reader in self._readers.values():
-            helds += [held for buffer in reader.buffers for held in buffer if held.channel.alive]
-            reader.lost()
+            for buffer in reader.buffers:
+                helds += [held for held in buffer if held.channel.alive]
+                buffer.clear()
         await self.settler.give_back(helds)
         # The acks are on their way when the server has answered something behind them
         for channel in {held.channel for held in helds}:
@@ -109,15 +113,24 @@ class Core(Shared):
         """See the port."""
         return [d for d in deliveries if not self.holdings.extend(d.receipt, lease)]
 
-    async def relay(self, source: str) -> None:
-        """Publish what came while there was no group, to all groups there are now."""
+    async def relay(self, source: str, count: int) -> None:
+        """Publish what came while there was no group, ``count`` messages, to all groups there are now.
+
+        No more than those: what no group takes comes back to where it was.
+        """
         backlog: deque[Held] = deque()
         queue, channel = names.beside(source, "backlog"), None
-        while channel is None or backlog:
-            ack(await self._relayed(source, backlog))
-            backlog.clear()
-            channel = await take(self, queue, RELAY, backlog, channel)
-        await end(channel)
+        try:
+            while count > 0:
+                channel = await take(self, queue, min(count, RELAY), backlog, channel)
+                if not backlog:
+                    return
+                count -= len(backlog)
+                ack(await self._relayed(source, backlog))
+                backlog.clear()
+        finally:
+            if channel is not None:
+                await end(channel)
 
     async def _relayed(self, source: str, backlog: Sequence[Held]) -> list[Held]:
         parcels: list[Parcel] = []
@@ -128,10 +141,14 @@ class Core(Shared):
         return [held for held, fate in zip(backlog, fates, strict=True) if fate is None]
 
     def _lost(self) -> None:
+        self._ended()
+        self.topology.forget()
+
+    def _ended(self) -> None:
+        """What came by a channel that is closed is the server's again."""
         for reader in self._readers.values():
             reader.lost()
         self.holdings.orphan()
-        self.topology.forget()
 
     async def _keep(self) -> None:
         """Look after the leases: those that have lapsed end, and what is held for long moves."""
@@ -140,9 +157,13 @@ class Core(Shared):
             now = self.clock.monotonic()
             for held in [h for h in self.holdings.table.values() if h.deadline <= now and not h.busy]:
                 self._lapse(held)
-            with contextlib.suppress(BrokerError, asyncio.TimeoutError):
-                await self._give_back_stale(now)
-                await self._park_long(now)
+            for work in (self._give_back_stale, self._park_long):
+                try:
+                    await work(now)
+                except BrokerError:
+                    pass  # the next look finds it again
+                except Exception:  # without these looks no lease would ever end
+                    logger.exception("leases of %s cannot be looked after; trying again", self.address.masked)
 
     def _lapse(self, held: Held) -> None:
         """Its owner was silent for too long: hand it to others, which counts."""
@@ -152,15 +173,15 @@ class Core(Shared):
             held.channel.write(spec.Basic.Reject(delivery_tag=held.tag, requeue=True))
 
     async def _give_back_stale(self, now: float) -> None:
-        """What lies in a buffer for which nobody asks any more."""
+        """What lies in a buffer for which nobody asks any more. What cannot be given back stays there."""
         for reader in self._readers.values():
             stale = [h for buffer in reader.buffers for h in buffer if now - h.since > self._shortest]
             if stale and not reader.lock.locked():
-                for buffer in reader.buffers:
-                    kept = [h for h in buffer if h not in stale]
-                    buffer.clear()
-                    buffer.extend(kept)
-                await self.settler.give_back([h for h in stale if h.channel.alive])
+                async with reader.lock:
+                    try:
+                        await self.settler.give_back([h for h in stale if h.channel.alive])
+                    finally:
+                        reader.lost()
 
     async def _park_long(self, now: float) -> None:
         groups: defaultdict[tuple[str, str], list[Held]] = defaultdict(list)

@@ -79,7 +79,7 @@ class Holdings:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tokens = itertools.count(1)
-        self._done: dict[Key, None] = {}
+        self._done: dict[Key, int] = {}
         self.table: dict[Receipt, Held] = {}
         self.orphans: dict[Key, Held] = {}
 
@@ -114,12 +114,16 @@ class Holdings:
         """Its outcome is written."""
         self.drop(held)
         if held.key is not None:
-            self._done[held.key] = None
+            self._done[held.key] = hash(held.body)
             if len(self._done) > REMEMBERED:
                 del self._done[next(iter(self._done))]
 
-    def is_done(self, key: Key) -> bool:
-        return key in self._done
+    def was_done(self, held: Held) -> bool:
+        """Whether its outcome is written and only the ack was lost: with its channel, or by a queue that moved.
+
+        A message with another body is another one, though some other program gave both one id.
+        """
+        return held.key is not None and self._done.get(held.key) == hash(held.body)
 
     def orphan(self) -> None:
         """A channel has gone: what came by it is the server's again."""

@@ -35,8 +35,9 @@ async def sources(core: Core, address: RabbitmqAddress) -> list[str]:
 
 
 async def stats(core: Core, address: RabbitmqAddress, source: str) -> StreamStats:
-    """Sizes. Without the management API only this worker's own groups and leases are known."""
+    """Sizes. Without the management API they are those of this worker's own groups, leases and delays."""
     found = await _known(core, address)
+    await _answerable(core, source, "tell how much waits")
     ours = _mine(core, source)
     groups = sorted({*_groups(found, source), *ours})
     rows: list[GroupStats] = []
@@ -117,6 +118,7 @@ async def purge_dead(core: Core, source: str, ids: Sequence[str]) -> int:
 async def purge(core: Core, address: RabbitmqAddress, source: str) -> int:
     """Empty the queues: of groups, of the ladder, of what waits for a group."""
     found = await _known(core, address)
+    await _answerable(core, source, "purge")
     groups = {*_groups(found, source), *_mine(core, source)}
     counts = [await _purged(core, names.group_queue(source, group)) for group in groups]
     others = [names.beside(source, "backlog"), names.beside(source, "due"), *await _steps(core, found, source)]
@@ -167,6 +169,19 @@ async def _known(core: Core, address: RabbitmqAddress) -> dict[str, dict[str, An
     if core.options.management is None:
         return {}
     return await management.queues(address, core.options, "list queues")
+
+
+async def _answerable(core: Core, source: str, what: str) -> None:
+    """Whoever reads nothing of this stream and has no management API knows of no group: zero would be a lie."""
+    if core.options.management is None and not _mine(core, source):
+        try:
+            await core.topology.waiting(names.beside(source, "backlog"))
+        except Missing:
+            return  # no such stream
+        raise UnsupportedFeature(
+            f"AMQP cannot {what} of {source!r} to a process that does not read it, since it lists no queues: name the"
+            " management API too, open_broker(url, management='http://user:password@host:15672')"
+        )
 
 
 def _groups(found: dict[str, dict[str, Any]], source: str) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -136,16 +137,18 @@ async def _end_all() -> None:
 
 
 class Line:
-    """One connection, made when it is needed and again after it broke."""
+    """One connection, made when it is needed and again after it broke. It says when it is ``lost``, and when a channel
+    has ``ended``.
+    """
 
     def __init__(self, address: RabbitmqAddress, options: RabbitmqOptions, name: str) -> None:
         self._address, self._options, self._name = address, options, name
         self._connection: Connection | None = None
-        self._number = 0
         self._refused = False
         self._channels: list[BatchChannel] = []
         self._lock = asyncio.Lock()
         self.lost: Callable[[], object] = _nobody
+        self.ended: Callable[[], object] = _nobody
         self.version: tuple[int, ...] = (0,)
 
     @property
@@ -159,9 +162,9 @@ class Line:
                 connection = self._connection
                 if connection is None or connection.is_closed:
                     connection = await self._settled()
-            self._number += 1
-            channel = BatchChannel(connection, self._number, sink)
-            connection.channels[self._number] = channel
+            number = next(number for number in itertools.count(1) if number not in connection.channels)
+            channel = connection.channels[number] = BatchChannel(connection, number, sink)
+            channel.closing.add_done_callback(self._ended)
             self._channels = [each for each in self._channels if each.alive] + [channel]
             async with translated("opening a channel"):
                 await asyncio.wait_for(channel.open(), self._options.timeout)
@@ -181,7 +184,6 @@ class Line:
 
     async def _connect(self) -> Connection:
         connection = Connection(self._address.text(self._options, self._name))
-        self._number = 0
         try:
             await asyncio.wait_for(connection.connect(), self._options.connect_timeout)
         except amqp.InvalidFrameError as error:
@@ -198,6 +200,10 @@ class Line:
         self._connection = connection
         connection.closing.add_done_callback(lambda _: self._closed(connection))
         return connection
+
+    def _ended(self, _: asyncio.Future[Any]) -> None:
+        """A channel is closed, in order, by the server, or with its connection."""
+        self.ended()
 
     def _closed(self, connection: Connection) -> None:
         if self._connection is connection:

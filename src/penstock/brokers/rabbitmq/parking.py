@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from typing import TypeAlias
 
 from pamqp import commands as spec
 
@@ -21,6 +22,8 @@ from .channel import Arrival, BatchChannel, Parcel
 from .holdings import Held, Key, ack, key_of
 from .link import translated
 from .shared import Shared
+
+Came: TypeAlias = asyncio.Future[tuple[BatchChannel, int, spec.Basic.Properties]]
 
 BACK_AFTER = 30.0  # seconds, or the lease if that is longer
 
@@ -32,7 +35,7 @@ class Parking:
         self._core = core
         self._channels: dict[tuple[str, str], BatchChannel] = {}
         self._queues: dict[tuple[str, str], str] = {}
-        self._expected: dict[Key, asyncio.Future[tuple[BatchChannel, int, spec.Basic.Properties]]] = {}
+        self._expected: dict[Key, Came] = {}
         self._owner = blake2b(core.identity.encode(), digest_size=6).hexdigest()
 
     async def park(self, helds: Sequence[Held]) -> None:
@@ -50,26 +53,45 @@ class Parking:
     async def _park(self, helds: Sequence[Held]) -> None:
         core, (source, group) = self._core, (helds[0].source, helds[0].group)
         ttl = max(BACK_AFTER, *(held.lease for held in helds))
-        if (source, group) not in self._queues:
-            self._queues[source, group] = await core.topology.held(source, group, self._owner, ttl)
+        if (queue := self._queues.get((source, group))) is None:
+            queue = self._queues[source, group] = await core.topology.held(source, group, self._owner, ttl)
         await self._listen(source, group)
-        queue = self._queues[source, group]
         parcels: list[Parcel] = []
-        arrivals: list[asyncio.Future[tuple[BatchChannel, int, spec.Basic.Properties]]] = []
+        moving: list[tuple[Held, Key, Came]] = []
         for held in helds:
-            copy = wire.copied(held.properties, held.ident, count=held.count)
+            # Each try is another copy: one that comes late is not to be taken for its successor
+            copy = wire.copied(held.properties, held.ident, count=held.count, copy=wire.unlike_any())
             if (key := key_of(held.where, copy)) is not None:
-                self._expected[key] = arrival = asyncio.get_running_loop().create_future()
-                arrivals.append(arrival)
-            parcels.append(Parcel("", queue, copy, held.body))
-        fates = await core.publisher.put(parcels)
-        for held, fate, arrival in zip(helds, fates, arrivals, strict=True):
-            if fate is not None:
-                continue
-            channel, tag, found = await asyncio.wait_for(arrival, core.options.timeout)
+                self._expected[key] = came = asyncio.get_running_loop().create_future()
+                moving.append((held, key, came))
+                parcels.append(Parcel("", queue, copy, held.body))
+        try:
+            fates = await core.publisher.put(parcels)
+            self._refused(source, group, [key for (_, key, _), fate in zip(moving, fates, strict=True) if fate])
+            if coming := [came for (_, key, came) in moving if key in self._expected]:
+                await asyncio.wait(coming, timeout=core.options.timeout)
+        finally:
+            for held, _, came in moving:
+                self._moved(held, came)
+
+    def _refused(self, source: str, group: str, keys: Collection[Key]) -> None:
+        """These will never come. As a rule somebody has deleted the queue: the next look makes it anew."""
+        for key in keys:
+            del self._expected[key]
+        if keys:
+            self._forget(source, group)
+
+    def _forget(self, source: str, group: str) -> None:
+        self._queues.pop((source, group), None)
+        self._channels.pop((source, group), None)
+
+    def _moved(self, held: Held, came: Came) -> None:
+        """From here on the copy is the message; one that comes only now is acked on arrival instead (``_arrived``)."""
+        if not came.cancel():
+            channel, tag, found = came.result()
             ack([held])
             # The copy counts the crash that may still come; this handing-over is the same one
-            held.again(channel, tag, found, core.clock.monotonic())
+            held.again(channel, tag, found, self._core.clock.monotonic())
 
     async def resume(self, sources: Collection[str], group: str) -> None:
         """After a broken connection: what is waiting in our own queues is ours again."""
@@ -83,6 +105,7 @@ class Parking:
             return
         queue, core = self._queues[source, group], self._core
         channel = await core.taking.channel(lambda message: self._arrived(source, group, message))
+        channel.cancelled = lambda _: self._forget(source, group)
         async with translated(f"reading {queue!r}", core.taking):
             await channel.call(spec.Basic.Consume(queue=queue, consumer_tag="held"), core.options.timeout)
         self._channels[source, group] = channel
@@ -95,10 +118,12 @@ class Parking:
         if held.key is None:
             return
         if (expected := self._expected.pop(held.key, None)) is not None:
-            if not expected.done():
+            if expected.done():  # too late: the original stays where it is
+                ack([held])
+            else:
                 expected.set_result((channel, tag, found))
         elif (orphan := self._core.holdings.orphans.pop(held.key, None)) is not None:
             orphan.again(channel, tag, found, held.since)
-        elif self._core.holdings.is_done(held.key):
+        elif self._core.holdings.was_done(held):
             ack([held])
         # Anything else is another attempt's: it stays unacked until this channel ends, and goes back to the group

@@ -71,14 +71,15 @@ class Publisher:
                 continue
             places.append(len(fates))
             fates.append(ident)
-        await self.prepare(items)
+        good = [items[place] for place in places]
+        await self.prepare(good)
         found = await self.put(parcels)
         lost = [n for n, fate in enumerate(found) if isinstance(fate, Unroutable)]
         if lost:
             self._topology.forget()
-            for item in items:
-                await self._topology.backlog(item.destination)
-            await self.prepare(items)
+            for n in lost:
+                await self._topology.backlog(good[n].destination)
+            await self.prepare(good)
             for n, fate in zip(lost, await self.put([parcels[n] for n in lost]), strict=True):
                 found[n] = fate
         for place, fate in zip(places, found, strict=True):
@@ -106,8 +107,8 @@ class Publisher:
         if self._options.exchange_type == "headers":
             found.headers = {**(found.headers or {}), "penstock-source": source}
         if item.delay > 0:
-            return self.delayed(source, names.DUE, item.delay, Parcel("", "", found, message.body))
-        return Parcel(self._options.exchange, source, found, message.body)
+            return self.delayed(source, names.DUE, item.delay, Parcel("", "", found, message.body, wire.RESERVED))
+        return Parcel(self._options.exchange, source, found, message.body, wire.RESERVED)
 
     def delayed(self, source: str, target: str, delay: float, parcel: Parcel) -> Parcel:
         """The same by way of the ladder."""

@@ -22,14 +22,14 @@ from ...message import Delivery
 from . import names, wire
 from .channel import Arrival, BatchChannel
 from .holdings import Held, Receipt, ack
-from .link import translated
+from .link import Missing, translated
 from .parking import Parking
 from .shared import Shared
 
 BACKLOG_EVERY = 1.0  # seconds between looks for what was published while there was no group
 
 
-Relay: TypeAlias = Callable[[str], Awaitable[None]]
+Relay: TypeAlias = Callable[[str, int], Awaitable[None]]
 
 
 class Ticket:
@@ -62,18 +62,29 @@ class Reader:
     ) -> list[Delivery[Receipt]]:
         """See the port."""
         async with self.lock:
-            await self.prepare()
-            if limit <= 0 or ticket.stop.is_set():
-                return []
-            if not any(self.buffers):
-                await self._look(limit, wait, ticket)
+            try:
+                await self._filled(limit, wait, ticket)
+            except Missing:  # a queue was deleted since it was last seen: make it anew
+                self._core.topology.forget()
+                await self._filled(limit, wait, ticket)
             return [] if ticket.stop.is_set() else self._take(subscription, limit, ticket)
+
+    async def _filled(self, limit: int, wait: float, ticket: Ticket) -> None:
+        """Have something to hand out, if there is something."""
+        await self.prepare()
+        if limit <= 0 or ticket.stop.is_set():
+            return
+        if not any(self.buffers):
+            await self._look(limit, wait, ticket)
+        elif len(self.lanes) > 1:  # what lies here is not to go before what has come to an earlier lane since
+            await self._in_turn(limit)
 
     async def prepare(self) -> BatchChannel:
         """Queues and a channel."""
         for source in self.lanes:
             await self._core.topology.group(source, self.group)
         if self._channel is None or not self._channel.alive:
+            self._core.holdings.orphan()  # it may have gone just now, and nobody been told yet
             self._channel = await self._core.taking.channel(self._sink)
             self._channel.cancelled = self._gone
             self._window = 0
@@ -81,17 +92,22 @@ class Reader:
         return self._channel
 
     def lost(self) -> None:
-        """The connection has gone, and with it the claim on what lies here."""
+        """What came by a channel that has gone, or was given back, is ours no more."""
         for buffer in self.buffers:
+            kept = [held for held in buffer if held.channel.alive and held.tag in held.channel.unsettled]
             buffer.clear()
-        self._arrived.set()
+            buffer.extend(kept)
+        if self._channel is None or not self._channel.alive:
+            self._arrived.set()
 
     def give_up(self, ticket: Ticket) -> None:
         """Nobody waits for this fetch any more: what it took is for the next."""
         ticket.stop.set()
         self._arrived.set()
         for held in reversed(ticket.taken):
-            if self._core.holdings.table.pop(held.token, None) is not None and held.channel.alive:
+            known = held.token in self._core.holdings.table
+            self._core.holdings.drop(held)
+            if known and held.channel.alive:
                 self.buffers[self.lanes.index(held.source)].appendleft(held)
 
     async def recover(self, count: int) -> None:
@@ -114,7 +130,7 @@ class Reader:
 
     async def _in_turn(self, limit: int) -> None:
         for lane in range(len(self.lanes)):
-            missing = limit - sum(map(len, self.buffers))
+            missing = limit - sum(map(len, self.buffers[: lane + 1]))
             if missing > 0:
                 await self._burst(lane, missing)
 
@@ -149,8 +165,8 @@ class Reader:
         if self._start != "first" or now - self._backlog_at < BACKLOG_EVERY:
             return
         for source in self.lanes:
-            if await self._core.topology.waiting(names.beside(source, "backlog")):
-                await self._relaying(source)
+            if count := await self._core.topology.waiting(names.beside(source, "backlog")):
+                await self._relaying(source, count)
         self._backlog_at = now
 
     def _gone(self, _: str) -> None:
@@ -167,7 +183,7 @@ class Reader:
         held = Held(channel, tag, self.lanes[lane], self.group, found, arrival.body)
         held.since = core.clock.monotonic()
         if arrival.redelivered and held.key is not None:
-            if core.holdings.is_done(held.key):
+            if core.holdings.was_done(held):
                 ack([held])
                 return
             if (orphan := core.holdings.orphans.pop(held.key, None)) is not None:

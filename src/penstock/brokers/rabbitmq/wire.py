@@ -13,6 +13,7 @@ numbers); in dead letters ``letter reason error traceback meta group owner died-
 from __future__ import annotations
 
 import base64
+import secrets
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,7 +32,8 @@ OURS = "penstock-"
 _SERVERS = frozenset({"x-delivery-count", "x-acquired-count", "x-death", "CC", "BCC"})
 # The server checks user_id against our own user, and an expiration would start again with each copy
 _LEFT_OUT = frozenset({"user_id", "cluster_id", "expiration"})
-_TRACEBACK, _TEXT = 8 * 1024, 2 * 1024
+_TRACEBACK, _TEXT, _META = 8 * 1024, 2 * 1024, 16 * 1024
+RESERVED = 64 * 1024  # bytes of headers for what a retry and a dead letter have to add
 _INT64 = 2**63
 
 Headers = dict[str, Any]
@@ -164,6 +166,11 @@ def instance(found: spec.Basic.Properties) -> tuple[str, int] | None:
     return found.message_id, _whole((found.headers or {}).get("penstock-copy"))
 
 
+def unlike_any() -> int:
+    """A number of copy that no other copy of a message has."""
+    return 1 + secrets.randbits(48)
+
+
 def copied(found: spec.Basic.Properties, ident: str, **ours: Any) -> spec.Basic.Properties:
     """The same message once more, with these headers of ours (those that are ``None`` or 0 go)."""
     theirs = {n: v for n, v in (found.headers or {}).items() if not _servers(n)}
@@ -209,7 +216,7 @@ def buried(
         group=delivery.group,
         owner=owner,
         died_at=repr(now),
-        defect=delivery.defect,
+        defect=delivery.defect and _storable(delivery.defect, _TEXT),
     )
 
 
@@ -226,11 +233,18 @@ def _storable(text: str, most: int) -> str:
 
 
 def _meta(meta: Any) -> str:
-    """As JSON. What is none is kept as its text: a dead letter is no place to fail."""
+    """As JSON. What is none is kept as its text, and of what is too large the beginning: a dead letter is no place to
+    fail.
+    """
     try:
-        return msgspec.json.encode(meta).decode()
+        text = msgspec.json.encode(meta).decode()
     except Exception:  # noqa: BLE001 - whatever the user's object does
-        return msgspec.json.encode(_storable(repr(meta), _TEXT)).decode()
+        text = msgspec.json.encode(_storable(repr(meta), _TEXT)).decode()
+    return (
+        text
+        if len(text.encode()) <= _META
+        else msgspec.json.encode(f"{text[:_TEXT]}… ({len(text)} characters)").decode()
+    )
 
 
 def letter_of(found: spec.Basic.Properties, body: bytes, fallback: str) -> DeadMessage:
@@ -267,5 +281,11 @@ def _raw(found: spec.Basic.Properties, body: bytes) -> bytes:
 
 
 def fresh(letter: DeadMessage, ident: str, now: float) -> spec.Basic.Properties:
-    """A dead letter's message to be published again, its attempts forgotten."""
-    return properties(msgspec.structs.replace(letter.message, attempt=0, enqueued_at=now), ident)
+    """A dead letter's message to be published again, its attempts forgotten.
+
+    It has the id of the one that died, whose outcome some worker may remember: a number of copy that no copy of that
+    one has tells them apart.
+    """
+    again = properties(msgspec.structs.replace(letter.message, attempt=0, enqueued_at=now), ident)
+    again.headers = {**(again.headers or {}), "penstock-copy": unlike_any()}
+    return again

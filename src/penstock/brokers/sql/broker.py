@@ -31,12 +31,14 @@ from .administration import Administration
 from .arrivals import ASKING, LISTENING, SQLITE, Patience, Watch, arrivals
 from .dialects import dialect_for
 from .listening import Listener
-from .publishing import Refused, join, publish
+from .publishing import Refused, destinations, join, publish
 from .rows import Lease, Receipt, deliveries
 from .settling import settle, settling
-from .transactions import acknowledge, run_in
+from .transactions import acknowledge, groups_held, run_in
 
 _Deliveries: TypeAlias = list[Delivery[Receipt]]
+
+_ONE_LOOK = 0.1  # seconds in which asking for the innocent and then for suspects is one look for lapsed leases
 
 
 class SqlBroker(Administration):
@@ -68,7 +70,8 @@ class SqlBroker(Administration):
         self._listener: Listener | None = None
         if options.family == "postgresql" and options.listen:
             self._listener = Listener(options, f"{options.prefix}arrivals", self._bell)
-        self._watches: dict[tuple[str, str], Watch] = {}
+        self._watches: dict[tuple[frozenset[str], str], Watch] = {}
+        self._none_lapsed: dict[tuple[frozenset[str], str], float] = {}
         self._joined: set[tuple[str, str]] = set()
         self._strays: set[asyncio.Future[None]] = set()
         self._forked = self._opened = False
@@ -123,9 +126,13 @@ class SqlBroker(Administration):
     async def publish_in(self, connection: Any, messages: Sequence[Outgoing]) -> Sequence[str]:
         if not messages:
             return []
-        limit = self.capabilities.max_body
+        limit, dialect, groups = self.capabilities.max_body, self._dialect, None
+        if self._options.server is not None:
+            groups = await groups_held(dialect, connection, destinations(dialect, messages), self._runner)
         return _all_or_error(
-            await run_in(self._dialect, connection, lambda conn: publish(conn, self._dialect, messages, max_body=limit))
+            await run_in(
+                dialect, connection, lambda conn: publish(conn, dialect, messages, max_body=limit, groups=groups)
+            )
         )
 
     async def ack_in(self, connection: Any, deliveries: Sequence[Delivery[Any]]) -> Sequence[Delivery[Any]]:
@@ -136,7 +143,7 @@ class SqlBroker(Administration):
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[Receipt]]:
         queues = subscription.queues or (subscription.source,)
-        watch = self._watch(subscription)
+        watch = self._watch(queues, subscription.group)
         if limit <= 0:
             await self._claim(subscription, 0)
             return []
@@ -158,7 +165,11 @@ class SqlBroker(Administration):
     ) -> Sequence[Delivery[Receipt]]:
         # Lapsed leases are rare: only a reader asks for them, and nobody waits for the writer's lock in vain.
         queues = subscription.queues or (subscription.source,)
+        place, now = (frozenset(queues), subscription.group), self._clock.monotonic()
+        if above and now - self._none_lapsed.get(place, float("-inf")) < _ONE_LOOK:
+            return []
         if not await self._read(lambda conn: self._dialect.any_lapsed(conn, queues, subscription.group)):
+            self._none_lapsed[place] = now
             return []
         lease = Lease(secrets.randbits(62), self.identity, subscription.lease)
         bounds, most = (above, below), self._at_most(limit)
@@ -186,8 +197,8 @@ class SqlBroker(Administration):
         held = await self._runner.run(lambda conn: self._dialect.extend(conn, receipts, lease))
         return [delivery for delivery in deliveries if delivery.receipt not in held]
 
-    def _watch(self, subscription: Subscription) -> Watch:
-        name = (subscription.source, subscription.group)
+    def _watch(self, queues: Sequence[str], group: str) -> Watch:
+        name = (frozenset(queues), group)  # what was seen of some of them says nothing of the others
         if name not in self._watches:
             self._watches[name] = Watch(self._clock, self._patience)
         return self._watches[name]

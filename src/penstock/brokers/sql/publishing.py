@@ -6,7 +6,7 @@ A message that the database refuses hurts no neighbour: each message's fate is t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TypeAlias
 
@@ -40,17 +40,21 @@ def publish(
     max_body: int,
     careful: bool = True,
     again: set[int] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
 ) -> list[Fate]:
     """Insert a batch; tell each message's fate.
 
     ``again``: takes the places of those that were published before.
 
     ``careful``: under a savepoint, so that a message that is refused spares its neighbours and the transaction;
-    without it the whole transaction fails with ``Refused``.
+    without it the whole transaction fails with ``Refused``. ``groups``: those of each destination, which is held
+    already; by default this transaction holds it and looks.
     """
-    queues = _destinations(dialect, messages)
-    dialect.hold(conn, queues)
-    groups = {queue: _groups(conn, dialect, queue) for queue in queues}
+    queues = destinations(dialect, messages)
+    if groups is None:
+        dialect.hold(conn, queues)
+        groups = {queue: dialect.groups(conn, queue) for queue in queues}
+    groups = {queue: groups[queue] or _backlog(conn, dialect, queue) for queue in queues}
     keys = {n: key for n, item in enumerate(messages) if (key := _once_key(dialect, item)) is not None}
     claim = -secrets.randbits(62) - 1
     known = _reserve(conn, dialect, keys, messages, claim) if keys else {}
@@ -93,7 +97,8 @@ def _once_key(dialect: Dialect, item: Outgoing) -> Key | None:
     return key if all(_writable(dialect, text) for text in key) else None  # its fate is told when it is inserted
 
 
-def _destinations(dialect: Dialect, messages: Sequence[Outgoing]) -> list[str]:
+def destinations(dialect: Dialect, messages: Sequence[Outgoing]) -> list[str]:
+    """The queues of a batch, but for names that cannot be: their messages' fate is told when they are inserted."""
     return sorted(queue for queue in {item.destination for item in messages} if _writable(dialect, queue))
 
 
@@ -131,7 +136,7 @@ def _insert(
     conn: sa.Connection,
     dialect: Dialect,
     batch: Sequence[tuple[int, Row]],
-    groups: dict[str, list[str]],
+    groups: Mapping[str, list[str]],
     fates: list[Fate],
     *,
     careful: bool,
@@ -160,7 +165,7 @@ def _insert(
         dialect.insert_by_any_driver(conn, copies)
 
 
-def _copies(rows: Sequence[Row], ids: Sequence[int], groups: dict[str, list[str]]) -> list[Row]:
+def _copies(rows: Sequence[Row], ids: Sequence[int], groups: Mapping[str, list[str]]) -> list[Row]:
     """The rows of every group but the first: they name the first one's as the message's id."""
     return [
         (row[0], group, *row[2:9], number)
@@ -179,13 +184,10 @@ def _text(error: Exception) -> str:
     return str(error.orig if isinstance(error, exc.DBAPIError) else error)
 
 
-def _groups(conn: sa.Connection, dialect: Dialect, queue: str) -> list[str]:
-    """The groups that shall see a message; the backlog if there are none."""
-    found = dialect.groups(conn, queue)
-    if not found:
-        conn.execute(dialect.sql.add(dialect.schema.streams), {"queue": queue, "grp": ""})
-        return [""]
-    return found
+def _backlog(conn: sa.Connection, dialect: Dialect, queue: str) -> list[str]:
+    """Make the group that keeps messages of a queue that has none yet."""
+    conn.execute(dialect.sql.add(dialect.schema.streams), {"queue": queue, "grp": ""})
+    return [""]
 
 
 def join(conn: sa.Connection, dialect: Dialect, subscription: Subscription, queue: str, *, alone: bool) -> None:
@@ -246,8 +248,10 @@ def _reserve(
             dialect.sql.add(table),
             [row | {"mid": claim, "expires_at": until[key]} for row, key in zip(rows, some, strict=True)],
         )
-        found = conn.execute(sa.select(table.c.queue, table.c.type, table.c.key, table.c.mid).where(these))
-        known |= {(row.queue, row.type, row.key): row.mid for row in found if row.mid != claim}
+        look = sa.select(table.c.queue, table.c.type, table.c.key, table.c.mid).where(these)
+        if dialect.family == "mysql":  # somebody's REPEATABLE READ would not see a rival's key; a lock does
+            look = look.with_for_update(read=True)
+        known |= {(row.queue, row.type, row.key): row.mid for row in conn.execute(look) if row.mid != claim}
     return known
 
 

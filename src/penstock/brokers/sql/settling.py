@@ -135,8 +135,8 @@ def _meta(meta: Any) -> str:
 
 
 def storable(text: str) -> str:
-    """Text that a database takes: half surrogate pairs are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that every database takes: half surrogate pairs are escaped, and the NUL, which PostgreSQL refuses, is replaced."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()
 
 
 def _raw(conn: sa.Connection, statements: Settling, held: dict[str, Any]) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
-from ...clients.sql import Work
+from ...clients.sql import Runner, Work
 from ...errors import ConfigurationError
 from ...message import Delivery
 from .dialect import Dialect
@@ -53,6 +53,16 @@ def acknowledge(
         for delivery in deliveries
         if conn.execute(held, dict(zip(("row", "held"), delivery.receipt, strict=True))).rowcount != 1
     ]
+
+
+async def groups_held(dialect: Dialect, connection: Any, queues: Sequence[str], runner: Runner) -> dict[str, list[str]]:
+    """The groups of queues, which the transaction of ``connection`` keeps as they are from now on.
+
+    ``runner``, a connection of ours, looks: what theirs sees under REPEATABLE READ may be older than a group, which would
+    never get the message. (SQLite lets nobody write who has looked at something older.)
+    """
+    await run_in(dialect, connection, lambda conn: dialect.hold(conn, queues))
+    return await runner.run(lambda conn: {queue: dialect.groups(conn, queue) for queue in queues}, write=False)
 
 
 def _check(dialect: Dialect, conn: sa.Connection) -> None:

@@ -20,10 +20,10 @@ GONE = frozenset({"ReceiptHandleIsInvalid", "InvalidReceiptHandle", "MessageNotI
 
 
 class Batches:
-    """Sends, deletes and makes visible, many at a time."""
+    """Sends, deletes and makes visible, many at a time. ``most``: bytes of one message, and of one call."""
 
     def __init__(self, connection: Connection, queues: Queues, max_message: int) -> None:
-        self._connection, self._queues, self._max = connection, queues, max_message
+        self._connection, self._queues, self.most = connection, queues, max_message
 
     async def send(self, queue: str, entries: Sequence[dict[str, Any]]) -> list[str | Exception]:
         """The id of each entry, or why it was not sent.
@@ -32,7 +32,7 @@ class Batches:
         what comes later must not overtake.
         """
         fates: list[str | Exception] = [BrokerError("not tried, because one before it failed")] * len(entries)
-        chunks = chunked(entries, fates, self._max)
+        chunks = chunked(entries, fates, self.most)
         ordered = queue.endswith(FIFO)
 
         async def run(chunk: Sequence[int]) -> bool:

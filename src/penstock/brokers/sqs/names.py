@@ -31,6 +31,7 @@ class Names:
 
     def queue(self, source: str, group: str | None = None) -> str:
         """The queue of a source; with fan-out, of one group of it."""
+        self._unlike_others(source, group)
         name = source.removesuffix(FIFO).replace(":", "--")
         if group is not None and self._fanout:
             name = f"{name}__{group.replace(':', '--')}"
@@ -52,6 +53,16 @@ class Names:
         if self._fanout:
             name = name.partition("__")[0]
         return (name.removesuffix(FIFO) if self._fifo else name).replace("--", ":")
+
+    def _unlike_others(self, source: str, group: str | None) -> None:
+        """Two streams must not have one queue, nor a stream that of another one's dead letters."""
+        parts = [source, group or ""] if self._fanout else [source]
+        if source.endswith(DEAD) or any("--" in part or (self._fanout and "__" in part) for part in parts):
+            raise ConfigurationError(
+                f"on SQS '--' stands for a colon, names that end in {DEAD!r} are those of dead letters, and with fan-out"
+                f" '__' separates stream and group; got {source!r}"
+                + (f" and {group!r}" if self._fanout and group else "")
+            )
 
     def _checked(self, source: str, name: str, *, plain: bool = False) -> str:
         full = name if plain else self._prefix + name

@@ -116,8 +116,14 @@ class Reader:
             logger.debug("what a cancelled fetch of %s brought lapses with its lease", self.queue, exc_info=True)
 
     async def _gather(self, limit: int, wait: float) -> Found:
+        """Ask until there is something, or for as long as wanted: what came early is nothing."""
+        until = self._clock.monotonic() + wait
+        while not (found := await self._gathered(limit, wait)) and (wait := until - self._clock.monotonic()) > 0:
+            pass
+        return found
+
+    async def _gathered(self, limit: int, wait: float) -> Found:
         """Ask until there are enough, the queue has no more, or the first have waited long enough."""
-        began = self._clock.monotonic()
         found, full = list[Delivery[Receipt]](), self._hot
         if not full:
             found, full = await self._receive(min(limit, self._at_once), wait)
@@ -134,8 +140,6 @@ class Reader:
                 raise broken[0]
             full = not broken and 2 * len(brought) >= sum(asked)
         self._hot = full
-        if not found and wait > (gone := self._clock.monotonic() - began):
-            return await self._gather(limit, wait - gone)
         return found
 
     @property

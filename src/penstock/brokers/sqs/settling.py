@@ -152,7 +152,7 @@ class Settler:
         message = delivery.message
         if isinstance(outcome, DeadLetter):
             dead = wire.obituary(delivery, outcome, self._owner, now, delivery.receipt.raw)
-            return wire.entry(replace(message, attempt=delivery.attempt), dead=dead)
+            return wire.buried(replace(message, attempt=delivery.attempt), dead, self._batches.most)
         delay, count = _delay(outcome), 0
         if isinstance(outcome, Release):
             count = max(delivery.count - 1, 0)

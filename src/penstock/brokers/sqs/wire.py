@@ -30,6 +30,7 @@ from .options import MAX_DELAY
 TYPE, META = "type", "penstock"
 MAX_TRACEBACK = 8192
 MAX_TEXT = 2048
+MAX_META = 16 * 1024
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -164,15 +165,30 @@ def obituary(delivery: Delivery[Any], outcome: DeadLetter, owner: str, now: floa
         text = f"{type(error).__name__}: {_said(error)}"[:MAX_TEXT]
         trace = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
     return Dead(
-        reason=_clean(outcome.reason),
+        reason=_clean(outcome.reason[:MAX_TEXT]),
         group=delivery.group,
         owner=owner,
         died_at=round(now * 1e6) / 1e3,
         error=None if text is None else _clean(text),
         traceback=None if trace is None else _clean(trace),
-        meta=None if outcome.meta is UNSET else to_json(outcome.meta),
+        meta=None if outcome.meta is UNSET else _bounded(to_json(outcome.meta)),
         raw=None if delivery.defect is None else _encode(to_json(raw)).decode(),
     )
+
+
+def buried(message: Message, dead: Dead, most: int) -> dict[str, Any]:
+    """A dead letter. One that is too large says less of its death: it is no place to fail."""
+    written = entry(message, dead=dead)
+    if size(written) <= most:
+        return written
+    raw = None if dead.raw is None else '"it was too large to be kept twice: its body is that of this letter"'
+    return entry(message, dead=msgspec.structs.replace(dead, traceback=None, meta=None, raw=raw))
+
+
+def _bounded(value: Any) -> Any:
+    """The value, or the beginning of one that is too large."""
+    text = _encode(value)
+    return value if len(text) <= MAX_META else f"{text[:MAX_TEXT].decode(errors='replace')}… ({len(text)} bytes)"
 
 
 def to_json(value: Any) -> Any:

@@ -166,10 +166,10 @@ class PublishingTests(Harness):
     ) -> None:
         self.need(broker, "idempotent")
         self.need(broker, "max_delay")
-        await self.publish_once(broker, source, b"1", delay=0.1)
-        await self.publish_once(broker, source, b"2", delay=0.1)
+        await self.publish_once(broker, source, b"1", delay=0.6)
+        await self.publish_once(broker, source, b"2", delay=0.6)
         assert [] == await self.take(broker, subscription)
-        await self.lapse(0.15)
+        await self.lapse(0.65)
         assert [b"1"] == bodies(await self.collect(broker, subscription, 1))
         assert [] == await self.take(broker, subscription)
 

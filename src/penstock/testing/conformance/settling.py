@@ -125,6 +125,17 @@ class SettlingTests(Harness):
         again = (await self.one(broker, subscription)).message
         assert (body, {"h": "ü\n😀"}) == (again.body, again.headers)
 
+    @pytest.mark.parametrize("text", ["half \ud800 a pair", "a NUL \0 in it", "\u2028 \x1f \r\n 😀"])
+    async def test_a_dead_letter_is_written_whatever_its_texts_hold(
+        self, broker: Broker[Any], source: str, subscription: Subscription, text: str
+    ) -> None:
+        await self.send(broker, source, message(), message())
+        found = await self.collect(broker, subscription, 2)
+        letter = DeadLetter("no", ValueError(text))
+        assert [] == list(await broker.settle([Settlement(delivery=d, outcome=letter) for d in found]))
+        if isinstance(broker, SupportsInspect):
+            assert ["no", "no"] == [d.reason for d in await broker.dead(source, 10)]
+
     async def test_a_dead_message_is_not_handed_out(
         self, broker: Broker[Any], source: str, subscription: Subscription
     ) -> None:

@@ -50,6 +50,16 @@ class StoreConformance:
         await store.reserve(key, "a", 60)
         assert await store.reserve(f"{key}2", "b", 60) is Claim.NEW
 
+    @pytest.mark.parametrize("odd", ["x" * 700, "a \0 b ", "🦀" * 300])
+    async def test_a_key_may_be_any_text(self, store: Store, key: str, odd: str) -> None:
+        one, other = f"{key}{odd}1", f"{key}{odd}2"
+        assert await store.reserve(one, "a", 60) is Claim.NEW
+        assert await store.reserve(other, "b", 60) is Claim.NEW
+        assert await store.reserve(one, "b", 60) is Claim.HELD
+        assert await store.complete(one, "a", 60)
+        assert await store.reserve(one, "b", 60) is Claim.DONE
+        assert await store.release(other, "b")
+
     async def test_what_is_done_stays_done_for_its_time(self, store: Store, key: str) -> None:
         await store.reserve(key, "a", 60)
         assert await store.complete(key, "a", 1)
@@ -123,6 +133,11 @@ class StoreConformance:
             grant = await budgets.spend(key, 10, 5.0, 7)
             assert (count, 0, True) == (grant.count, grant.left, 4.0 < grant.retry_after <= 5.2)
         assert 10 == (await budgets.spend(f"{key}2", 10, 5.0, 100)).count
+
+    @pytest.mark.parametrize("odd", ["x" * 300, "a \0 b ", "🦀" * 300])
+    async def test_a_budget_is_kept_whatever_its_name(self, budgets: SupportsBudgets, key: str, odd: str) -> None:
+        for name in (f"{key}{odd}1", f"{key}{odd}2"):
+            assert [1, 1, 0] == [(await budgets.spend(name, 2, 60.0, 1)).count for _ in range(3)]
 
     async def test_the_limit_holds_in_every_window_not_only_from_one_to_the_next(
         self, budgets: SupportsBudgets, key: str
