@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import ConnectionFailed as ConnectionFailed
     from .errors import HandlerTimeout as HandlerTimeout
     from .errors import LostLease as LostLease
+    from .errors import NobodySubscribed as NobodySubscribed
     from .errors import PayloadError as PayloadError
     from .errors import PayloadTooLarge as PayloadTooLarge
     from .errors import PenstockError as PenstockError
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from .message import Message as Message
     from .middleware.deduplicate import Deduplicate as Deduplicate
     from .middleware.ratelimit import RateLimit as RateLimit
+    from .notifications.dead_letters import Cleanup as Cleanup
+    from .notifications.manager import NotificationManager as NotificationManager
+    from .notifications.message import Notification as Notification
     from .outcome import Ack as Ack
     from .outcome import DeadLetter as DeadLetter
     from .outcome import Outcome as Outcome
@@ -88,7 +92,7 @@ _HOMES = {
     "codec": "Codec",
     "consumer": "Consumer",
     "context": "Context current",
-    "errors": "AccessDenied BrokerError ConfigurationError ConnectionFailed HandlerTimeout LostLease PayloadError "
+    "errors": "AccessDenied BrokerError ConfigurationError ConnectionFailed HandlerTimeout LostLease NobodySubscribed PayloadError "
     "PayloadTooLarge PenstockError PublishError ValidationError",
     "brokers.console": "ConsoleBroker",
     "events.batched": "BatchedEventPublisher EventBatch",
@@ -106,6 +110,9 @@ _HOMES = {
     "queues": "Queues",
     "middleware.deduplicate": "Deduplicate",
     "middleware.ratelimit": "RateLimit",
+    "notifications.dead_letters": "Cleanup",
+    "notifications.manager": "NotificationManager",
+    "notifications.message": "Notification",
     "outcome": "Ack DeadLetter Outcome Release Retry",
     "pipeline": "Middleware",
     "producer": "Idempotency Producer Send",
@@ -135,6 +142,7 @@ __all__ = [
     "BrokerError",
     "Capabilities",
     "Claim",
+    "Cleanup",
     "Codec",
     "ConfigurationError",
     "ConnectionFailed",
@@ -165,6 +173,9 @@ __all__ = [
     "LostLease",
     "Message",
     "Middleware",
+    "NobodySubscribed",
+    "Notification",
+    "NotificationManager",
     "Options",
     "Outcome",
     "PayloadError",

@@ -17,6 +17,8 @@ URL                                   broker                                    
 ``amqp://`` ``amqps://``              RabbitMQ, also ``rabbitmq://`` ``rabbitmqs://``  ``rabbitmq``
 ``events+redis://``                   Redis Streams of ``@logistically/events``      ``redis``
 ``sidekiq+redis://``                  Sidekiq's schema; also ``sidekiq+rediss`` …     ``redis``
+``rotif+redis://``                    Rotif's schema; also ``rotif+rediss`` …         ``redis``
+``pubsub+redis://``                   Redis Pub/Sub: nothing is kept                  ``redis``
 ====================================  =============================================  ==================
 """
 
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
 SCHEMES = (
     "memory://, sqlite:///file.db, postgresql://host/database, mysql://host/database, redis://host:6379, rediss://,"
     " unix://, valkey://, valkeys://, redis+cluster://, redis+sentinel://, glide://, glide+cluster://, sidekiq+redis://,"
-    " events+redis://, console://,"
-    " kafka://host:9092, amqp://user@host/vhost, sqs://?region=eu-west-1"
+    " events+redis://, rotif+redis://, pubsub+redis://, console://, kafka://host:9092, amqp://user@host/vhost,"
+    " sqs://?region=eu-west-1"
 )
-SIDEKIQ, EVENTS = "sidekiq+", "events+"
+SIDEKIQ, EVENTS, ROTIF, PUBSUB = "sidekiq+", "events+", "rotif+", "pubsub+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
@@ -80,6 +82,14 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sidekiq import SidekiqBroker
 
         return SidekiqBroker.from_url(url, **options)
+    if scheme.startswith(ROTIF) and scheme.removeprefix(ROTIF) in REDIS_SCHEMES:
+        from .brokers.rotif import RotifBroker
+
+        return RotifBroker.from_url(url, **options)
+    if scheme.startswith(PUBSUB) and scheme.removeprefix(PUBSUB) in REDIS_SCHEMES:
+        from .brokers.redis_pubsub import RedisPubSubBroker
+
+        return RedisPubSubBroker.from_url(url, **options)
     if scheme == "sqs":
         from .brokers.sqs import SqsBroker
 
@@ -94,8 +104,9 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
 def open_store(url: str) -> Store:
     """A store for idempotency keys at ``url``. Raises as ``open_broker`` does."""
     scheme = _scheme(url)
-    if scheme.startswith(SIDEKIQ):  # the same server
-        return open_store(url[len(SIDEKIQ) :])
+    for prefix in (SIDEKIQ, ROTIF):
+        if scheme.startswith(prefix):  # the same server
+            return open_store(url[len(prefix) :])
     if scheme == "memory":
         from .stores.memory import MemoryStore
 

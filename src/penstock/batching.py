@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .errors import PublishError
 
 In = TypeVar("In")
+Out = TypeVar("Out")
 
 
-class Batcher(Generic[In]):
+class Batcher(Generic[In, Out]):
     """Turns ``flush(items) -> results`` into ``submit(item) -> result``.
 
     ``limit``: most items of one batch. ``backlog``: most items that may wait; beyond it ``submit`` itself waits, which
@@ -23,15 +24,15 @@ class Batcher(Generic[In]):
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[In]], Awaitable[Sequence[str]]], *, limit: int = 1000, backlog: int = 10_000
+        self, flush: Callable[[Sequence[In]], Awaitable[Sequence[Out]]], *, limit: int = 1000, backlog: int = 10_000
     ) -> None:
         self._flush, self._limit = flush, limit
         self._room = asyncio.Semaphore(backlog)
-        self._waiting: deque[tuple[In, asyncio.Future[str]]] = deque()
+        self._waiting: deque[tuple[In, asyncio.Future[Out]]] = deque()
         self._busy = False
         self._drainer: asyncio.Task[None] | None = None
 
-    async def submit(self, item: In) -> str:
+    async def submit(self, item: In) -> Out:
         """The result for ``item``, or its own error. Cancelling one caller never disturbs another."""
         if self._busy:
             return await self._queue(item)
@@ -44,9 +45,9 @@ class Batcher(Generic[In]):
             self._busy = False
             self._continue()
 
-    async def _queue(self, item: In) -> str:
+    async def _queue(self, item: In) -> Out:
         async with self._room:
-            future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
             self._waiting.append((item, future))
             # Whoever was busy may have ended while this caller waited for room.
             self._continue()
@@ -68,12 +69,12 @@ class Batcher(Generic[In]):
             self._busy = False
             self._continue()
 
-    async def _send(self, items: list[In], futures: list[asyncio.Future[str]]) -> None:
-        results: Sequence[str | BaseException] = ()
+    async def _send(self, items: list[In], futures: list[asyncio.Future[Out]]) -> None:
+        results: Sequence[Out | BaseException] = ()
         try:
             results = await self._flush(items)
         except PublishError as error:
-            results = error.results
+            results = cast("Sequence[Any]", error.results)
         except BaseException as error:
             results = [error] * len(items)
             if not isinstance(error, Exception):

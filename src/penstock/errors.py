@@ -10,6 +10,7 @@
     + AccessDenied              wrong password, missing permission
     + PublishError              some messages of a batch were refused; carries the fate of each
     + NotArchived               the broker has the message, the archive does not have its row yet
+    + NobodySubscribed          no pattern matches the channel of a notification; nothing was stored
   x PayloadError                a payload that does not fit
     + EncodeError               it cannot be written
     + DecodeError               it cannot be read
@@ -98,6 +99,10 @@ class NotArchived(BrokerError):
     def __init__(self, ident: str, cause: object) -> None:
         self.id = ident
         super().__init__(f"published as {ident}, but the archive has no row of it yet ({cause}); do not send it again")
+
+
+class NobodySubscribed(BrokerError):
+    """No pattern matches the channel; nothing was stored."""
 
 
 class PayloadError(PenstockError):

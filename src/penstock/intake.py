@@ -12,7 +12,7 @@ from typing import Any
 
 from .broker import Subscription
 from .checks import at_least_one, positive
-from .clock import Clock
+from .clock import Clock, wait_until
 from .ledger import Ledger
 from .message import Delivery
 from .outage import OutageLog
@@ -95,7 +95,10 @@ class Intake:
             # Reading a few at a time would cost a round trip for each few: wait for half of it to be free.
             if room <= 0 or (ledger.waiting and room * 2 < min(self._target, self._most)):
                 ledger.room.clear()
-                await ledger.room.wait()
+                if room <= 0:
+                    await ledger.room.wait()
+                else:  # a slot may take what waits and not end for long: then there is room although nothing was settled
+                    await wait_until(ledger.room, self._clock, AHEAD)
                 continue
             try:
                 deliveries = await self._fetch(self._subscription(), room, self._prefetch.wait)

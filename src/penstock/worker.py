@@ -14,24 +14,24 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from .audit import Audit
 from .broker import Broker, Presence, SupportsPause, SupportsPresence
 from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
 from .consumer import Consumer
-from .errors import AccessDenied, ConfigurationError
+from .departure import SupportsDeparture
+from .errors import AccessDenied, BrokerError, ConfigurationError
 from .running import Surroundings
-from .services import Service, run_forever
-from .services.archivist import Archivist
+from .services import Service
 from .services.heartbeat import Heartbeat
-from .services.leases import KeeperThread, LeaseKeeper
 from .services.pauses import PauseWatch
 from .signals import heeding
+from .staff import Staff
 from .telemetry import TELEMETRY, Telemetry
 from .version import __version__
 
@@ -64,8 +64,8 @@ class Worker:
         self.consumers = consumers
         self._drain, self._scheduler, self._lease_thread = drain, scheduler, lease_thread
         self._around = Surroundings(clock, dice or random.SystemRandom(), telemetry)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._keeper: KeeperThread | None = None
+        self._staff: Staff | None = None
+        self._changing = asyncio.Lock()
         self._wanted_down = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[bool] | None = None
@@ -75,8 +75,9 @@ class Worker:
 
     @property
     def brokers(self) -> list[Broker[Any]]:
-        """The consumers' brokers, each once."""
-        return list({id(c.broker): c.broker for c in self.consumers}.values())
+        """The consumers' brokers, each once; those of consumers that have gone are served until the stop."""
+        served = {} if self._staff is None else self._staff.brokers
+        return list((served | {id(c.broker): c.broker for c in self.consumers}).values())
 
     @property
     def drain(self) -> float:
@@ -129,16 +130,59 @@ class Worker:
             await self._wind_down(0.0)
             self._starting = None
             raise
-        keepers = [running.keeper() for consumer in self.consumers for running in consumer.running]
-        self._keep(keepers)
-        for on, service in self._services():
-            outages = around.outages(on)
-            self._spawn(run_forever(service, around.clock, around.dice, around.telemetry, outages=outages))
+        staff = Staff(around, self._services, scheduler=self._scheduler, thread=self._lease_thread)
+        for consumer in self.consumers:
+            staff.begin(consumer)
+        staff.start()
+        self._staff = staff
         logger.info("worker started: %s", ", ".join(c.name for c in self.consumers))
+
+    async def add(self, consumer: Consumer[Any]) -> None:
+        """Take a consumer on: at once if the worker runs, else with its start.
+
+        Returns when the group is there and it reads. Raises ``ConnectionFailed``, ``AccessDenied``: then nothing changed.
+        """
+        instance("what a worker takes on", consumer, Consumer)
+        async with self._changing:
+            if consumer in self.consumers:
+                raise ConfigurationError(f"{consumer.name} belongs to this worker already")
+            if self._starting is not None:
+                await asyncio.wait((self._starting,))
+            if self._staff is not None and not self._quiet:
+                await self._take_on(consumer, self._staff)
+            self.consumers = (*self.consumers, consumer)
+
+    async def _take_on(self, consumer: Consumer[Any], staff: Staff) -> None:
+        broker = consumer.broker
+        if isinstance(broker, SupportsPause):
+            await broker.open()
+            with suppress(AccessDenied):  # then nobody sees what is paused
+                await consumer.follow(await broker.paused())
+        await consumer.start(self._around)
+        if self._staff is staff:
+            staff.begin(consumer)
+            return
+        await consumer.stop(0.0)  # the worker came to its end meanwhile
+        if broker not in self.brokers:
+            await leave(broker)
+
+    async def remove(self, consumer: Consumer[Any], timeout: float | None = None) -> bool:  # noqa: ASYNC109 see stop
+        """Let a consumer go, as ``stop`` does with all of them; the others go on. True if nothing was interrupted.
+
+        Its leases are renewed until its last outcome is written. Harmless for one that is not of this worker.
+        """
+        if consumer not in self.consumers:
+            return True
+        clean = await consumer.stop(self._drain if timeout is None else timeout)
+        self.consumers = tuple(each for each in self.consumers if each is not consumer)
+        if self._staff is not None:
+            await self._staff.end(consumer)
+        await depart(consumer)
+        return clean
 
     async def run(self) -> None:
         """Start if need be, serve until a signal or ``shut_down``, then stop."""
-        with heeding(self._actions()):  # from the first fetch on, none of them may end the process by itself
+        with heeding(_actions(self)):  # from the first fetch on, none of them may end the process by itself
             await self.start()
             try:
                 await self._wanted_down.wait()
@@ -186,38 +230,13 @@ class Worker:
                 consumer.interrupt()
         clean = all(await draining)
         hurry.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        if self._keeper is not None:
-            await self._keeper.stop()
-            self._keeper = None
-        await asyncio.gather(*(self._leave(broker) for broker in self.brokers))
+        brokers, staff, self._staff = self.brokers, self._staff, None
+        if staff is not None:
+            await staff.stop()
+        await asyncio.gather(*(leave(broker) for broker in brokers))
         self._started_at = None
         logger.info("worker stopped%s", "" if clean else "; some messages were released unfinished")
         return clean
-
-    async def _leave(self, broker: Broker[Any]) -> None:
-        try:
-            if isinstance(broker, SupportsPresence):
-                await broker.leave(broker.identity)
-        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
-            logger.warning("leaving the workers' list of %s: %s", broker.url, error)
-        try:
-            await broker.close()
-        except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
-            logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
-
-    def _keep(self, keepers: list[LeaseKeeper]) -> None:
-        around = self._around
-        known = [(keeper, around.outages(keeper.broker)) for keeper in keepers]
-        if self._lease_thread:
-            self._keeper = KeeperThread(known, around.clock, around.dice, around.telemetry)
-            self._keeper.start()
-            return
-        for keeper, outages in known:
-            self._spawn(keeper.run(around.clock, around.dice, around.telemetry, outages))
 
     async def pause(self) -> None:
         """Pause every consumer of this worker, until ``resume``. Readiness stays as it is."""
@@ -244,20 +263,13 @@ class Worker:
             if consumer.broker is broker:
                 await consumer.follow(paused)
 
-    def _services(self) -> list[tuple[Broker[Any] | Audit, Service]]:
-        found: list[tuple[Broker[Any] | Audit, Service]] = []
-        archives: dict[int, tuple[Broker[Any] | Audit, Service]] = {}
-        for consumer in self.consumers:
-            for running in consumer.running:
-                found += [(consumer.broker, each) for each in running.services(scheduler=self._scheduler)]
-            if consumer.archive is not None and consumer.archive.retention is not None:
-                archives[id(consumer.archive)] = (consumer.archive, Archivist(consumer.archive))
-        found += archives.values()
-        for broker in self.brokers:
-            if isinstance(broker, SupportsPresence):
-                found.append((broker, Heartbeat(broker, partial(self.presence, broker))))
-            if isinstance(broker, SupportsPause):
-                found.append((broker, self._pause_watch(broker)))
+    def _services(self, broker: Broker[Any]) -> list[Service]:
+        """What is done once for a broker."""
+        found: list[Service] = []
+        if isinstance(broker, SupportsPresence):
+            found.append(Heartbeat(broker, partial(self.presence, broker)))
+        if isinstance(broker, SupportsPause):
+            found.append(self._pause_watch(broker))
         return found
 
     def presence(self, broker: Broker[Any]) -> Presence:
@@ -277,16 +289,39 @@ class Worker:
             paused=tuple(c.name for c in self.consumers if c.paused),
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
 
-    def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
-        return {
-            signal.SIGTERM: self.shut_down,
-            signal.SIGINT: self.shut_down,
-            signal.SIGTSTP: lambda: self._spawn(self.quiet()),
-            signal.SIGUSR1: lambda: self._spawn(self.quiet()),
-        }
+def _actions(worker: Worker) -> dict[signal.Signals, Callable[[], object]]:
+    """What signals do."""
+    quieting: list[asyncio.Task[None]] = []
+
+    def quiet() -> None:
+        quieting.append(asyncio.create_task(worker.quiet()))
+
+    stop = worker.shut_down
+    return {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGTSTP: quiet, signal.SIGUSR1: quiet}
+
+
+async def leave(broker: Broker[Any]) -> None:
+    """Take leave of a broker, whatever it says."""
+    try:
+        if isinstance(broker, SupportsPresence):
+            await broker.leave(broker.identity)
+    except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
+        logger.warning("leaving the workers' list of %s: %s", broker.url, error)
+    try:
+        await broker.close()
+    except Exception as error:  # noqa: BLE001 a stop goes on, whatever a broker says
+        logger.warning("leaving %s: %s; what was held comes back when its lease lapses", broker.url, error)
+
+
+async def depart(consumer: Consumer[Any]) -> None:
+    """Take leave of what one consumer has read."""
+    broker = consumer.broker
+    if isinstance(broker, SupportsDeparture):
+        try:
+            await broker.depart(consumer.subscription)
+        except BrokerError as error:
+            logger.warning("leaving %s: %s; what was held comes back when its lease lapses", consumer.name, error)
 
 
 def resident() -> int:

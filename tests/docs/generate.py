@@ -19,7 +19,9 @@ import msgspec
 import penstock
 from penstock import broker as port
 from penstock import config, errors, open_broker, telemetry
+from penstock.bindings import SupportsBindings
 from penstock.cli.root import root
+from penstock.departure import SupportsDeparture
 from penstock.effects import SupportsTransaction
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,6 +36,8 @@ BROKERS = {
     "MySQL and MariaDB": "mysql://localhost/jobs",
     "Redis and Valkey Streams": "redis://localhost",
     "Kafka": "kafka://localhost",
+    "Rotif": "rotif+redis://localhost",
+    "Redis Pub/Sub": "pubsub+redis://localhost",
     "Sidekiq": "sidekiq+redis://localhost",
     "SQS": "sqs://?region=eu-west-1",
     "SQS, FIFO": "sqs://?region=eu-west-1&fifo=true",
@@ -65,6 +69,8 @@ PROTOCOLS = {
     port.SupportsTrim: "the workers' pruner sweeps up after owners long gone",
     SupportsTransaction: "publishes and acknowledges inside the caller's own SQL transaction",
     port.SupportsPresence: "keeps the list of living workers that `penstock stats` shows",
+    SupportsBindings: "spreads what is posted to a channel to the patterns that match: notifications",
+    SupportsDeparture: "a consumer that leaves its worker leaves nothing behind",
     port.SupportsPause: "keeps the list of paused streams, for `penstock pause` and `penstock resume`",
     port.SupportsInspect: "sizes, peek, dead letters, requeue, purge",
     port.SupportsDiagnosis: "`penstock doctor` can tell of unsafe settings",

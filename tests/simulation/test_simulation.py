@@ -27,7 +27,6 @@ from penstock.running import Running
 from penstock.services.leases import LeaseKeeper
 from penstock.slots import Slots
 from penstock.testing.simulation import Job, Report, Script, SimulatedBroker, Simulation, Step
-from penstock.worker import Worker
 
 FIRST, _, LAST = f"{os.environ.get('PENSTOCK_SEEDS') or 250}".rpartition(":")
 SEEDS = range(int(FIRST or 0), int(LAST))
@@ -181,7 +180,7 @@ def test_leases_that_nobody_keeps_are_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_stop_that_releases_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stay_silent(self: Worker, broker: Any) -> None: ...
+    async def stay_silent(broker: Any) -> None: ...
 
     def keep(self: Ledger, deliveries: Iterable[Any]) -> None: ...
 
@@ -191,7 +190,7 @@ def test_a_stop_that_releases_nothing_is_caught(monkeypatch: pytest.MonkeyPatch)
         if not isinstance(outcome, Release):
             finish(self, delivery, outcome)
 
-    monkeypatch.setattr(Worker, "_leave", stay_silent)
+    monkeypatch.setattr("penstock.worker.leave", stay_silent)
     monkeypatch.setattr(Ledger, "release_unstarted", keep)
     monkeypatch.setattr(Ledger, "finish", drop_releases)
     assert any("which has stopped" in foul for foul in first_foul().fouls)

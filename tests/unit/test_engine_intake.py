@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from penstock import Consumer, Producer, Worker
 from penstock.broker import Outgoing, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import ConnectionFailed
@@ -167,3 +168,18 @@ async def test_a_quiet_intake_has_no_room() -> None:
         assert made.intake.room() == SLOTS
         made.intake.quiet = True
         assert made.intake.room() == 0
+
+
+async def test_a_free_slot_gets_a_message_although_no_other_one_ends() -> None:
+    broker, running, stuck = MemoryBroker(), asyncio.Semaphore(0), asyncio.Event()
+
+    async def handler(payload: dict[str, int]) -> None:
+        running.release()
+        await stuck.wait()
+
+    producer = Producer(broker, "s", dict)
+    async with Worker(Consumer(broker, "s", dict, handler, concurrency=5), drain=0.0), asyncio.timeout(5):
+        for n in range(5):
+            await producer.send({"n": n})
+            await running.acquire()
+        stuck.set()

@@ -15,6 +15,7 @@ from penstock.brokers.sql import SqlBroker
 from penstock.cli.migrate import migrate as command
 from penstock.cli.root import run
 from penstock.clients.sql_migrating import migrate
+from penstock.clients.sql_schema import VERSION
 from penstock.errors import ConfigurationError, ConnectionFailed
 from penstock.message import Message
 from tests.servers.sql_server import SqlServer
@@ -119,6 +120,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("DROP INDEX penstock_keyed")
         connection.execute("DROP TABLE penstock_keys")
+        connection.execute("DROP TABLE penstock_bindings")
         connection.execute("UPDATE penstock_schema SET version = 1")
 
     async def story() -> None:
@@ -128,6 +130,6 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
 
     asyncio.run(story())
     with closing(sqlite3.connect(path)) as connection:
-        assert [(2,)] == connection.execute("SELECT version FROM penstock_schema").fetchall()
+        assert [(VERSION,)] == connection.execute("SELECT version FROM penstock_schema").fetchall()
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert {"penstock_keyed", "penstock_keys"} <= names

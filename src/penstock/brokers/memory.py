@@ -6,14 +6,16 @@ is as ``penstock.broker`` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from ..bindings import PREFIX, Fate, Post, Posted, matching, outgoing
 from ..broker import FOREVER, Capabilities, DeadMessage, Outgoing, Retention, Settlement, StreamStats, Subscription
 from ..checks import history_free, sole_group
 from ..clock import wait_until
+from ..glob import glob
 from ..message import Delivery, Message, Predecessor
 from ..outcome import Ack, DeadLetter, Release, Retry
 from .memory_system import Entry, Group, MemorySystem
@@ -98,7 +100,7 @@ class MemoryBroker:
     async def extend(self, deliveries: Sequence[Delivery[int]], lease: float) -> Sequence[Delivery[int]]:
         lost: list[Delivery[int]] = []
         for delivery in deliveries:
-            entry = self._system.streams[delivery.source].groups[delivery.group].leased.get(delivery.receipt)
+            entry = self._leased(delivery).get(delivery.receipt)
             if entry is None:
                 lost.append(delivery)
             else:
@@ -139,6 +141,38 @@ class MemoryBroker:
 
     async def paused(self) -> frozenset[str]:
         return frozenset(self._system.paused)
+
+    def source_of(self, pattern: str) -> str:
+        return PREFIX + pattern
+
+    async def bind(self, pattern: str, group: str) -> str:
+        glob(pattern)
+        self._system.bound.setdefault(pattern, set()).add(group)
+        return self.source_of(pattern)
+
+    async def unbind(self, pattern: str, group: str) -> bool:
+        return self._system.unbind(pattern, group, self.source_of(pattern))
+
+    async def bindings(self) -> Mapping[str, frozenset[str]]:
+        return {pattern: frozenset(groups) for pattern, groups in self._system.bound.items()}
+
+    async def post(self, posts: Sequence[Post]) -> Sequence[Fate]:
+        return [self._post(post) for post in posts]
+
+    async def dead_sources(self) -> Sequence[str]:
+        return [name for name in await self.sources() if name.startswith(PREFIX)]
+
+    def _post(self, post: Post) -> Posted:
+        channel, newest = post.message.type, int(self._system.new_id())
+        matched = matching(self._system.bound, channel)
+        sources = [self.source_of(pattern) for pattern in matched or ([channel] if post.keep else [])]
+        ids = [self._publish(item) for item in outgoing(post, sources)]
+        return Posted(ids=tuple(ident for ident in ids if int(ident) > newest), matched=len(matched))
+
+    def _leased(self, delivery: Delivery[int]) -> dict[int, Entry]:
+        """What is leased in the delivery's group, which may be gone."""
+        group = self._system.streams[delivery.source].groups.get(delivery.group)
+        return {} if group is None else group.leased
 
     def _group(self, subscription: Subscription) -> Group:
         if self._retention == "workqueue":
@@ -190,10 +224,10 @@ class MemoryBroker:
 
     def _settle(self, item: Settlement[int]) -> bool:
         delivery, system = item.delivery, self._system
-        group = system.streams[delivery.source].groups[delivery.group]
-        entry = group.leased.pop(delivery.receipt, None)
+        entry = self._leased(delivery).pop(delivery.receipt, None)
         if entry is None:
             return False
+        group = system.streams[delivery.source].groups[delivery.group]
         if delivery.message.key is not None:
             system.arrival.set()  # the next of its key may come
         match item.outcome:

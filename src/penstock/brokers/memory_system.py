@@ -60,6 +60,7 @@ class MemorySystem:
         self.streams: defaultdict[str, Stream] = defaultdict(Stream)
         self.once: dict[tuple[str, str, str], tuple[float, str]] = {}
         self.paused: set[str] = set()
+        self.bound: dict[str, set[str]] = {}  # pattern → groups
         self.serial = itertools.count(1)
         self.arrival = asyncio.Event()
 
@@ -167,3 +168,14 @@ class MemorySystem:
         stream.backlog.clear()
         stream.delayed.clear()
         return len({entry.message.id for entry in waiting})
+
+    def unbind(self, pattern: str, group: str, source: str) -> bool:
+        """Forget a binding, and its group with what it has not read."""
+        groups = self.bound.get(pattern, set())
+        if group not in groups:
+            return False
+        groups.remove(group)
+        self.streams[source].groups.pop(group, None)
+        if not groups:
+            del self.bound[pattern]
+        return True

@@ -103,6 +103,25 @@ class Link:
             raise
         return replies
 
+    def say(self, command: Command, pack: Callable[[tuple[Arg, ...]], bytes]) -> None:
+        """Send a command whose reply ``listen`` brings."""
+        self._writer.write(pack(tuple(command)))
+
+    async def listen(self, wait: float) -> list[Any]:
+        """What the server says within ``wait`` seconds; nothing is lost if that ends or is cancelled."""
+        try:
+            async with asyncio.timeout(max(wait, 0.0)):
+                data = await self._reader.read(CHUNK)
+        except TimeoutError:
+            return []
+        if not data:
+            raise EOFError("it closed the connection")
+        self._parser.feed(data)
+        replies: list[Any] = []
+        while (reply := self._parser.gets()) is not INCOMPLETE:
+            replies.append(reply)
+        return replies
+
     def drop(self) -> None:
         """Close at once, without waiting for anything."""
         _abort(self._connection, self._writer)
@@ -166,6 +185,11 @@ class RedisPyClient:
     @property
     def clustered(self) -> bool:
         return False
+
+    @property
+    def pack(self) -> Callable[[tuple[Arg, ...]], bytes]:
+        """A command as bytes."""
+        return self._pack
 
     async def call(self, *command: Arg) -> Any:
         (reply,) = await self.exchange(self._pack(tuple(command)), 1)

@@ -7,7 +7,9 @@ the fetch that leased the row, null while it waits; ``mid`` is the message's id 
 ``streams`` lists the groups of each queue (``''`` until there is one). ``dead``, ``once``, ``workers``, ``paused`` and
 ``keys`` and ``cells`` (of the store: what is done, and small values) are small and cold. ``locks`` has a row for each queue, on MySQL, which locks nothing but rows.
 
-Version 2 added the index ``keyed`` and the table ``cells``, and made ``keys`` part of the schema.
+``bindings`` says which groups want what which pattern matches.
+
+Version 2 added the index ``keyed`` and the table ``cells``, and made ``keys`` part of the schema; version 3 ``bindings``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from ..errors import ConfigurationError
 from .sql_address import Family
 from .sql_dialect import sql_dialect
 
-VERSION = 2
+VERSION = 3
 _PATIENCE = 60.0  # seconds that one process waits while another makes the tables
 _SINCE = {"keyed": 2}  # indexes that younger versions added to a table that was there
 
@@ -88,6 +90,7 @@ class Schema:
             sa.Column("queue", _NAME, primary_key=True),
             sa.Column("paused_at", sa.Double, nullable=False),
         )
+        self.bindings = self._bindings()
         self.keys = self._table(
             "keys",
             sa.Column("key", Name(512), primary_key=True),
@@ -189,6 +192,14 @@ class Schema:
         self._index("leased", table, ("queue", "grp", "lease_until"), table.c.token.is_not(None))
         self._index("keyed", table, ("queue", "grp", "key", "id"), table.c.key.is_not(None))
         return table
+
+    def _bindings(self) -> sa.Table:
+        return self._table(
+            "bindings",
+            sa.Column("pattern", _NAME, primary_key=True),
+            sa.Column("grp", _NAME, primary_key=True),
+            sqlite_with_rowid=False,
+        )
 
     def _cells(self) -> sa.Table:
         return self._table(

@@ -32,6 +32,11 @@ class JsonCodec:
             ) from error
         self._encoder = msgspec.json.Encoder()
 
+    @property
+    def typed(self) -> bool:
+        """Whether a payload is held against a type."""
+        return self._checks
+
     def encode(self, payload: Any) -> bytes:
         if self._loose is not None and not isinstance(payload, self._loose):
             raise ValidationError(f"the payload is not a valid {self._loose.__name__}: got {type(payload).__name__}")

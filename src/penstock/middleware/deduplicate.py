@@ -69,16 +69,25 @@ class Deduplicate:
     ) -> Outcome:
         """See the module."""
         context = envelope.context
-        named = self._key(context)
-        if named is None:
+        key = self.name_of(envelope)
+        if key is None:
             return await call_next(envelope)
-        key = self._template.format(stream=context.stream, group=context.group, key=named)
         if self._here.setdefault(key, context.id) != context.id:
             return Release(self._pause)
         try:
             return await self._once(key, envelope, call_next)
         finally:
             self._here.pop(key, None)
+
+    def name_of(self, envelope: Envelope[Any]) -> str | None:
+        """The name in the store by which this message is known; ``None``: it runs as ever."""
+        context = envelope.context
+        key = self._key(context)
+        return None if key is None else self._template.format(stream=context.stream, group=context.group, key=key)
+
+    def window(self, envelope: Envelope[Any]) -> float:
+        """Seconds for which it is remembered when it is done."""
+        return self._done
 
     async def _once(
         self, key: str, envelope: Envelope[Any], call_next: Callable[[Envelope[Any]], Awaitable[Outcome]]
@@ -100,7 +109,7 @@ class Deduplicate:
         finally:
             renewing.cancel()
         if isinstance(outcome, Ack):
-            await self._store.complete(key, owner, self._done)
+            await self._store.complete(key, owner, self.window(envelope))
         else:
             await self._forget(key, owner)
         return outcome

@@ -81,7 +81,8 @@ class Holding:
         self._held[id(job)] = (job, delivery)
         if self._keeper is None:
             keeper = LeaseKeeper(self.broker, "popped jobs", LEASE, self._deliveries, _nothing)
-            self._keeper = KeeperThread([(keeper, Outages())], self._clock, random.SystemRandom(), self._telemetry)
+            self._keeper = KeeperThread(self._clock, random.SystemRandom(), self._telemetry)
+            self._keeper.add(keeper, Outages())
             self._keeper.start()
 
     def __contains__(self, job: Job) -> bool:

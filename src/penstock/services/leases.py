@@ -66,12 +66,16 @@ class LeaseKeeper:
 
 
 class KeeperThread:
-    """Runs lease keepers on a thread and an event loop of their own, on forks of their brokers."""
+    """Runs lease keepers on a thread and an event loop of their own, on forks of their brokers. They come and go."""
 
-    def __init__(
-        self, keepers: Sequence[tuple[LeaseKeeper, Outages]], clock: Clock, dice: random.Random, telemetry: Telemetry
-    ) -> None:
-        self._keepers, self._clock, self._dice, self._telemetry = keepers, clock, dice, telemetry
+    def __init__(self, clock: Clock, dice: random.Random, telemetry: Telemetry) -> None:
+        self._clock, self._dice, self._telemetry = clock, dice, telemetry
+        self._waiting: list[tuple[LeaseKeeper, Outages]] = []
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._forks: dict[
+            int, tuple[Broker[Any], Broker[Any]]
+        ] = {}  # by the original, which is kept: its id is its name
+        self._guard = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._started = threading.Event()
@@ -80,6 +84,24 @@ class KeeperThread:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def add(self, keeper: LeaseKeeper, outages: Outages) -> None:
+        """Renew what this keeper holds, from now on; before the start too."""
+        with self._guard:
+            if self._loop is None:
+                self._waiting.append((keeper, outages))
+                return
+        with contextlib.suppress(RuntimeError):  # the thread has ended
+            self._loop.call_soon_threadsafe(self._begin, keeper, outages)
+
+    def drop(self, keeper: LeaseKeeper) -> None:
+        """Renew for this keeper no more."""
+        with self._guard:
+            self._waiting = [item for item in self._waiting if item[0] is not keeper]
+            if self._loop is None:
+                return
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end, keeper)
 
     async def stop(self) -> None:
         """End the thread; what is held is renewed no more."""
@@ -107,16 +129,38 @@ class KeeperThread:
             self._started.set()
 
     async def _keep(self) -> None:
-        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
-        self._started.set()
-        forks = {id(keeper.broker): keeper.broker.fork() for keeper, _ in self._keepers}
-        for keeper, _ in self._keepers:
-            keeper.broker = forks[id(keeper.broker)]
+        self._main = asyncio.current_task()
         try:
-            async with asyncio.TaskGroup() as group:
-                for keeper, outages in self._keepers:
-                    group.create_task(keeper.run(self._clock, self._dice, self._telemetry, outages))
+            with self._guard:
+                self._loop = asyncio.get_running_loop()
+                waiting, self._waiting = self._waiting, []
+            self._started.set()
+            for keeper, outages in waiting:
+                self._begin(keeper, outages)
+            await asyncio.Event().wait()
         finally:
-            closed = await asyncio.gather(*(fork.close() for fork in forks.values()), return_exceptions=True)
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            closed = await asyncio.gather(*(fork.close() for _, fork in self._forks.values()), return_exceptions=True)
             for error in filter(None, closed):
                 logger.debug("a lease keeper's connection could not be closed", exc_info=error)
+
+    def _begin(self, keeper: LeaseKeeper, outages: Outages) -> None:
+        original = keeper.broker
+        if id(original) not in self._forks:
+            self._forks[id(original)] = (original, original.fork())
+        keeper.broker = self._forks[id(original)][1]
+        work = keeper.run(self._clock, self._dice, self._telemetry, outages)
+        self._running[id(keeper)] = task = asyncio.create_task(work)
+        task.add_done_callback(_tell_of_death)
+
+    def _end(self, keeper: LeaseKeeper) -> None:
+        task = self._running.pop(id(keeper), None)
+        if task is not None:
+            task.cancel()
+
+
+def _tell_of_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a lease keeper died; its leases will lapse", exc_info=error)

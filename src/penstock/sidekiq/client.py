@@ -71,7 +71,7 @@ class Client:
         self._floats = getattr(options, "timestamps", "ms") == "float"
         self._archive = archive
         self._publish = broker.publish if archive is None else Audited(broker, archive).publish
-        self._batcher: Batcher[Outgoing] = Batcher(self._publish, limit=broker.capabilities.max_batch)
+        self._batcher: Batcher[Outgoing, str] = Batcher(self._publish, limit=broker.capabilities.max_batch)
         self._sync: SyncClient | None = None
 
     # ------------------------------------------------------------------------------------------------- being the client

@@ -1,5 +1,7 @@
 """A store in Redis or Valkey: ``PENDING:<owner>`` while reserved, then ``DONE``, as glide-kit's consumers write it. And budgets and tables.
 
+Any other value is one of somebody else's who is done.
+
 A budget is a HASH ``budget:<name>`` that expires with its window; its clock is the server's. A table is a HASH
 ``table:<name>``.
 """
@@ -23,11 +25,11 @@ STEP = Script(
 local key, verb, mine, ttl = KEYS[1], ARGV[1], 'PENDING:' .. ARGV[2], ARGV[3]
 local value = redis.call('GET', key)
 if verb == 'reserve' then
-  if value == 'DONE' then return 2 end
+  if value and string.sub(value, 1, 8) ~= 'PENDING:' then return 2 end
   if value and value ~= mine then return 0 end
   redis.call('SET', key, mine, 'PX', ttl)
 elseif verb == 'complete' then
-  if value and value ~= mine and value ~= 'DONE' then return 0 end
+  if value and value ~= mine and string.sub(value, 1, 8) == 'PENDING:' then return 0 end
   redis.call('SET', key, 'DONE', 'PX', ttl)
 else
   if value ~= mine then return 0 end

@@ -4,7 +4,8 @@
 -- ARGV  1 group   2 owner   3 server time in ms from which on it is to be checked that the owner still is the owner
 --       4 '1': keep acked entries   5 '1': the server may know XACKDEL
 --       6 number of plain acks, then their ids, then for each other outcome:
---         'later', id, delay in ms, member in three parts (the middle one only if there are several groups)
+--         'later', id, delay in ms, what comes again in three parts (the middle one only if there are several groups),
+--           which put_aside knows how to keep (later.lua, or its like)
 --         'dead', id, number of fields and values, fields and values
 --         'release', id, how often it was handed over
 --         'several', id, number of arguments, and so many: 'later' and 'dead' as above but without the id, for the
@@ -37,9 +38,8 @@ end
 
 local function later(id, at)
   groups = groups or groups_of(stream)
-  local member = ARGV[at + 1] .. (#groups > 1 and ARGV[at + 2] or '') .. ARGV[at + 3]
   local due = due_after(ARGV[at])
-  local answer = redis.pcall('ZADD', KEYS[2], due, member)
+  local answer = put_aside(KEYS[2], due, ARGV[at + 1], #groups > 1 and ARGV[at + 2] or '', ARGV[at + 3])
   if turns and type(answer) == 'number' then go_away(turns, id, due, KEYS[2]) end
   return answer
 end

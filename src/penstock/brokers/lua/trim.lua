@@ -2,6 +2,7 @@
 -- KEYS  1 stream
 -- ARGV  1 group   2 ms without a sign of life   3 the caller, which stays   4 '1': keep acked entries
 --       5 and 6: entries, and ms of age, up to which those acked by all are kept ('' and '': not at all)
+--       7 id from which on they are kept (absent or '': it does not matter)
 -- Returns how many owners and entries were removed. Check and removal are one step: nobody can get a lease between.
 local stream, group, removed = KEYS[1], ARGV[1], 0
 local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
@@ -24,7 +25,11 @@ if ARGV[4] ~= '1' then
   end
   -- Everything below the lowest id that some group still holds or delivered last
   local longest, oldest = tonumber(ARGV[5]), tonumber(ARGV[6])
-  if floor and not longest and not oldest then
+  local first = ARGV[7] and ARGV[7] ~= '' and ARGV[7]
+  if floor and first then
+    removed = removed + redis.call('XTRIM', stream, 'MINID', '=', at_most(first, floor) and first or floor)
+  end
+  if floor and not longest and not oldest and not first then
     removed = removed + redis.call('XTRIM', stream, 'MINID', '=', floor)
   end
   if floor and oldest then
@@ -32,7 +37,7 @@ if ARGV[4] ~= '1' then
     removed = removed + redis.call('XTRIM', stream, 'MINID', '=', at_most(young, floor) and young or floor)
   end
   -- A page at a time, and not more than ten: the rest is for the next sweep, so that nobody waits long for this one
-  for _ = 1, floor and longest and 10 or 0 do
+  for _ = 1, floor and floor ~= '0-0' and longest and 10 or 0 do
     local excess = redis.call('XLEN', stream) - longest
     if excess <= 0 then break end
     local page, ids = redis.call('XRANGE', stream, '-', '(' .. floor, 'COUNT', math.min(excess, 1000)), {}

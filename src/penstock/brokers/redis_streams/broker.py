@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Settlement, Subscription
 from ...checks import known, one_of
@@ -57,6 +57,9 @@ class RedisStreamsBroker(RedisStreamsInspection):
         max_body=512 * 1024 * 1024,
     )
 
+    options_type: ClassVar[type[RedisStreamsOptions]] = RedisStreamsOptions
+    batch_type: ClassVar[type[Batch]] = Batch
+
     def __init__(
         self,
         client: RedisClient,
@@ -85,11 +88,11 @@ class RedisStreamsBroker(RedisStreamsInspection):
         timeout: float = 10.0,
         dialect: Dialect = GLIDE_KIT,
         **options: Any,
-    ) -> RedisStreamsBroker:
+    ) -> Self:
         """A broker at ``url``; ``options`` are those of ``RedisStreamsOptions``. Raises ``InvalidURL``."""
-        known("a Redis Streams broker", options, (*RedisStreamsOptions.__struct_fields__, "timeout"))
+        known("a Redis Streams broker", options, (*cls.options_type.__struct_fields__, "timeout"))
         client = redis_client(url, timeout=timeout)
-        return cls(client, options=RedisStreamsOptions(**options), clock=clock, dialect=dialect)
+        return cls(client, options=cls.options_type(**options), clock=clock, dialect=dialect)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, identity={self.identity!r})"
@@ -115,14 +118,23 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 await reader.close()
             await self._client.close()
 
-    def fork(self) -> RedisStreamsBroker:
-        return RedisStreamsBroker(
+    def fork(self) -> Self:
+        return type(self)(
             self._client.fork(),
             options=self.options,
             clock=self._clock,
             original=self._original or self,
             dialect=self._dialect,
         )
+
+    async def depart(self, subscription: Subscription) -> None:
+        reader = self._readers.pop((subscription.source, subscription.group), None)
+        if reader is not None:
+            try:
+                await reader.leave()
+            finally:
+                await reader.close()
+                self._members.pop((subscription.source, subscription.group), None)
 
     def speaking(self, dialect: str, *, dead_letters: Mapping[str, str] | None = None) -> RedisStreamsBroker:
         """See ``penstock.dialect``. It has connections of its own, and an owner's name of its own."""
@@ -172,7 +184,7 @@ class RedisStreamsBroker(RedisStreamsInspection):
                 lost += [item.delivery for item in items]
                 continue
             for i in range(0, len(items), MAX_IDS):
-                batch = Batch(member, self.identity, clock.time(), self._dialect)
+                batch = self.batch_type(member, self.identity, clock.time(), self._dialect)
                 lost += batch.fill(items[i : i + MAX_IDS])
                 lost += await batch.apply(self._client, self._native, keep=keep, monotonic=clock.monotonic())
                 if (batch.ready or batch.ghosts) and name in self._readers:

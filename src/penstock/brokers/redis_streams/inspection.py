@@ -114,17 +114,27 @@ class RedisStreamsInspection:
         return sum(reply for reply in replies if isinstance(reply, int))
 
     async def purge(self, source: str) -> int:
+        count = await self._purge_stream(source)
+        delayed = self._keys.delayed(source)
+        waiting, _ = await self._client.many([("ZCARD", delayed), ("DEL", delayed)])
+        for group in await self._groups(source):
+            await self._mend(source, group, delayed)
+        return count + int(waiting)
+
+    async def _purge_stream(self, source: str) -> int:
         last = await self._client.call("XREVRANGE", source, "+", "-", "COUNT", 1)
-        count, start, groups = 0, "-", [group.name for group in (await self.stats(source)).groups] if last else []
+        count, start, groups = 0, "-", await self._groups(source) if last else []
         keys = [source, *(key for group in groups for key in self._keys.turns(source, group))]
         while last and start:
             deleted, following = await self._client.run(PURGE, keys, [start, last[0][0], PAGE, *groups])
             count, start = count + deleted, following.decode()
-        delayed = self._keys.delayed(source)
-        waiting, _ = await self._client.many([("ZCARD", delayed), ("DEL", delayed)])
-        for group in groups:
-            await self._mend(source, group, delayed)
-        return count + int(waiting)
+        return count
+
+    async def _groups(self, source: str) -> list[str]:
+        try:
+            return [texts([_pairs(flat)[b"name"]])[0] for flat in await self._client.call("XINFO", "GROUPS", source)]
+        except ReplyError:
+            return []  # there is no such stream
 
     async def _mend(self, source: str, group: str, delayed: str) -> int:
         """Free the keys whose turn is held by a message that is gone; return the ghosts found meanwhile."""

@@ -149,26 +149,27 @@ class GroupReader:
     # ------------------------------------------------------------------------------------------------------- reading
 
     async def _read(self, limit: int, wait: float) -> list[Delivery[Receipt]]:
-        source, group = self._names
-        block = ("BLOCK", max(int(wait * 1000), 1)) if wait > 0 else ()
         start = self._clock.monotonic()
+        reply = await self._read_group((self._names[0],), limit, wait)
+        return await self._deliver(reply[0][1], start) if reply else []
+
+    async def _read_group(self, streams: Sequence[str], limit: int, wait: float) -> Sequence[Any]:
+        """New entries of these streams, of each of them up to ``limit``."""
+        block = ("BLOCK", max(int(wait * 1000), 1)) if wait > 0 else ()
+        command = ("XREADGROUP", "GROUP", self._names[1], self._owner, "COUNT", limit, *block, "STREAMS", *streams)
         try:
-            reply = await self._connection.call(
-                "XREADGROUP", "GROUP", group, self._owner, "COUNT", limit, *block, "STREAMS", source, ">", wait=wait
-            )
+            reply = await self._connection.call(*command, *(">" for _ in streams), wait=wait)
         except ReplyError as error:
             if error.code not in GONE:
                 raise
             await self._make_group()
-            return []
+            return ()
         except (ConnectionFailed, asyncio.CancelledError):
             self._recover_soon()
             if self._connection.id is not None:
                 self._cut_off.append(self._connection.id)
             raise
-        if not reply or self.closing:
-            return []
-        return await self._deliver(reply[0][1], start)
+        return () if not reply or self.closing else reply
 
     async def _look(self, limit: int) -> list[Delivery[Receipt]]:
         """Take what was handed back; before that, hand back what a read that was cut off took."""
@@ -210,7 +211,12 @@ class GroupReader:
                     orphans += [ident for item in page if (ident := item[0].decode()) not in held]
                     start = "(" + page[-1][0].decode()
                 if orphans:
-                    await self._client.run(RELEASE, [source], [group, self._owner, 0, self._lived(), *orphans])
+                    await self._hand_back(orphans)
+
+    async def _hand_back(self, ids: Sequence[str]) -> None:
+        """Give back what nobody here holds, uncounted."""
+        source, group = self._names
+        await self._client.run(RELEASE, [source], [group, self._owner, 0, self._lived(), *ids])
 
     def _lived(self) -> int:
         """Milliseconds since this reader began, with a little more."""

@@ -14,7 +14,7 @@ def _load(*names: str) -> Script:
 
 
 PUBLISH: Final = _load("publish")
-SETTLE: Final = _load("turns", "settle")
+SETTLE: Final = _load("turns", "later", "settle")
 EXTEND: Final = _load("extend")
 CLAIM: Final = _load("turns", "claim")
 TAKE: Final = _load("turns", "take")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ...broker import Settlement
-from ...clients.redis import Arg, RedisClient, error_of
+from ...clients.redis import Arg, RedisClient, Script, error_of
 from ...clock import Clock
 from ...errors import BrokerError, ConnectionFailed
 from ...message import Delivery
@@ -45,6 +45,8 @@ class Native:
 
 class Batch:
     """The settlements of one group, at most ``MAX_IDS``."""
+
+    script: ClassVar[Script] = SETTLE
 
     __slots__ = (
         *("_acks", "_deliveries", "_dialect", "_membership", "_now", "_others", "_owner", "_sure_until"),
@@ -92,7 +94,7 @@ class Batch:
         membership = self._membership
         sure = membership.by_server(self._sure_until) if monotonic < self._sure_until else 0
         head = (membership.subscription.group, self._owner, sure, int(keep), int(native.known), len(self._acks))
-        answer = await client.run(SETTLE, membership.keys, (*head, *self._acks, *self._others))
+        answer = await client.run(self.script, membership.keys, (*head, *self._acks, *self._others))
         ids, problem, failed, unknown, *turns = answer
         if turns:
             self.ready, self.ghosts = self.ready or turns[0] > 0, turns[1]
@@ -112,7 +114,7 @@ class Batch:
         ident = delivery.message.id
         match outcome:
             case DeadLetter():
-                fields = self._dialect.dead(delivery, outcome, self._owner)
+                fields = self._dead_letter(delivery, outcome)
                 return ("dead", ident, len(fields), *fields)
             case Several():
                 return self._several(delivery, outcome)
@@ -141,6 +143,9 @@ class Batch:
         )
         delay = milliseconds(max(delay, 0.0) + 0.0004999)
         return ("later", delivery.message.id, delay, *self._dialect.later(later))
+
+    def _dead_letter(self, delivery: Delivery[Receipt], outcome: DeadLetter) -> list[Arg]:
+        return self._dialect.dead(delivery, outcome, self._owner)
 
     def _several(self, delivery: Delivery[Receipt], parts: Several) -> tuple[Arg, ...]:
         """What becomes of the messages of one entry, as one outcome: all of it is written, then the entry is acked."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
 
+from ...bindings import PREFIX, Fate, Post
 from ...broker import Capabilities, DeadMessage, Finding, Presence, StreamStats, Subscription
 from ...clients.sql import Runner, SqlOptions, Work
-from ...clients.sql_schema import Schema
+from ...clients.sql_schema import LONGEST_NAME, Schema
+from ...errors import ConfigurationError
+from ...glob import glob
 from ...message import Message
-from . import inspection
+from . import bindings, inspection
 from .arrivals import Arrivals
 from .dialect import Dialect
+from .publishing import Refused
 
 T = TypeVar("T")
 
@@ -81,6 +85,41 @@ class Administration:
 
     async def purge(self, source: str) -> int:
         return await self._runner.run(lambda conn: inspection.purge(conn, self._schema, source))
+
+    def source_of(self, pattern: str) -> str:
+        return PREFIX + pattern
+
+    async def bind(self, pattern: str, group: str) -> str:
+        glob(pattern)
+        source, most = self.source_of(pattern), self._dialect.longest_name or LONGEST_NAME
+        if len(source) > most or len(group) > most:
+            raise ConfigurationError(
+                f"{source!r} and {group!r} are names of at most {most} characters: choose shorter ones"
+            )
+        await self._runner.run(lambda conn: bindings.bind(conn, self._dialect, pattern, group))
+        return source
+
+    async def unbind(self, pattern: str, group: str) -> bool:
+        return await self._runner.run(lambda conn: bindings.unbind(conn, self._dialect, pattern, group))
+
+    async def bindings(self) -> Mapping[str, frozenset[str]]:
+        return await self._read(lambda conn: bindings.bindings(conn, self._dialect))
+
+    async def post(self, posts: Sequence[Post]) -> Sequence[Fate]:
+        if not posts:
+            return []
+        limit, dialect = self.capabilities.max_body, self._dialect
+        try:
+            fates, rung = await self._runner.run(
+                lambda c: bindings.post(c, dialect, posts, max_body=limit, careful=False)
+            )
+        except Refused:
+            fates, rung = await self._runner.run(lambda c: bindings.post(c, dialect, posts, max_body=limit))
+        self._bell.ring(rung)
+        return fates
+
+    async def dead_sources(self) -> Sequence[str]:
+        return [name for name in await self.sources() if name.startswith(PREFIX)]
 
     async def diagnose(self) -> Sequence[Finding]:
         return await self._read(lambda conn: self._dialect.diagnose(conn, self._options))

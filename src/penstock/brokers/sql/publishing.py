@@ -39,9 +39,12 @@ def publish(
     *,
     max_body: int,
     careful: bool = True,
+    again: set[int] | None = None,
     groups: Mapping[str, list[str]] | None = None,
 ) -> list[Fate]:
     """Insert a batch; tell each message's fate.
+
+    ``again``: takes the places of those that were published before.
 
     ``careful``: under a savepoint, so that a message that is refused spares its neighbours and the transaction;
     without it the whole transaction fails with ``Refused``. ``groups``: those of each destination, which is held
@@ -63,8 +66,10 @@ def publish(
         key = keys.get(n)
         if key is not None and key in known:
             fates[n] = str(known[key])
+            _note(again, n)
         elif key is not None and first.setdefault(key, n) != n:
             twins[n] = first[key]
+            _note(again, n)
         else:
             try:
                 batch.append((n, _row(dialect, item, groups.get(item.destination, [""])[0], max_body)))
@@ -78,6 +83,11 @@ def publish(
     if batch:
         dialect.announce(conn, queues)
     return fates
+
+
+def _note(again: set[int] | None, place: int) -> None:
+    if again is not None:
+        again.add(place)
 
 
 def _once_key(dialect: Dialect, item: Outgoing) -> Key | None:

@@ -13,6 +13,7 @@ never by name. ``StoreConformance`` does the same for stores. Needs pytest and p
 
 from __future__ import annotations
 
+from .bindings import BindingTests
 from .fetching import FetchingTests
 from .groups import GroupTests
 from .inspection import InspectionTests
@@ -38,6 +39,7 @@ class BrokerConformance(
     TurnTests,
     InspectionTests,
     PauseTests,
+    BindingTests,
     LifecycleTests,
 ):
     """All of it."""

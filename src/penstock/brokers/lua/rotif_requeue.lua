@@ -1,0 +1,28 @@
+-- Put dead letters back into the streams that they came from, as fresh messages with all that they had.
+-- KEYS  1 rotif:dlq
+-- ARGV  1… ids
+-- Returns how many were there. On a stream with several groups only the one that failed sees it again, if that is known.
+local KEPT = {exactlyOnce = true, dedupTTL = true, key = true, headers = true}
+local count = 0
+for _, id in ipairs(ARGV) do
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  local found = {}
+  for i = 1, entry and #entry[2] or 0, 2 do found[entry[2][i]] = entry[2][i + 1] end
+  if found.channel and found.payload and not found.raw then
+    local stream = found.streamKey or 'rotif:stream:' .. found.channel
+    local time = found.timestamp or whole(math.floor(now_ms()))
+    local fields = {'channel', found.channel, 'payload', found.payload, 'timestamp', time, 'attempt', '1'}
+    for i = 1, #entry[2], 2 do
+      if KEPT[entry[2][i]] then
+        fields[#fields + 1], fields[#fields + 2] = entry[2][i], entry[2][i + 1]
+      end
+    end
+    if found.group and #groups_of(stream) > 1 then
+      fields[#fields + 1], fields[#fields + 2] = 'retryGroup', found.group
+    end
+    redis.call('XADD', stream, '*', unpack(fields))
+    redis.call('XDEL', KEYS[1], id)
+    count = count + 1
+  end
+end
+return count

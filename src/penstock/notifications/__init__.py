@@ -1,0 +1,1 @@
+"""Notifications: channels that patterns subscribe to."""
