@@ -23,7 +23,7 @@ from .audit import Audit
 from .broker import Broker, Presence, SupportsPause, SupportsPresence
 from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
-from .consumer import Consumer
+from .consumer import Consumer, troubles
 from .errors import AccessDenied, ConfigurationError
 from .running import Surroundings
 from .services import Service, run_forever
@@ -86,9 +86,12 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether every consumer has an answer from its broker and none is unable to fetch or settle."""
-        return not self._quiet and all(
-            consumer.running and all(running.healthy for running in consumer.running) for consumer in self.consumers
-        )
+        return not self.troubles
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why it is not ready, in words."""
+        return ["quiet: nothing more is fetched"] if self._quiet else troubles(self.consumers)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -281,12 +284,8 @@ class Worker:
         self._tasks.append(asyncio.create_task(work))
 
     def _actions(self) -> dict[signal.Signals, Callable[[], object]]:
-        return {
-            signal.SIGTERM: self.shut_down,
-            signal.SIGINT: self.shut_down,
-            signal.SIGTSTP: lambda: self._spawn(self.quiet()),
-            signal.SIGUSR1: lambda: self._spawn(self.quiet()),
-        }
+        down, quiet = self.shut_down, lambda: self._spawn(self.quiet())
+        return {signal.SIGTERM: down, signal.SIGINT: down, signal.SIGTSTP: quiet, signal.SIGUSR1: quiet}
 
 
 def resident() -> int:
