@@ -37,7 +37,7 @@ from .message import EMPTY, Message
 from .pipeline import Middleware, compose
 from .sharding import Shards
 from .store import ForgetfulCache, IdempotencyCache
-from .telemetry import TELEMETRY, Published, Telemetry
+from .telemetry import TELEMETRY, Published, PublishFailed, Telemetry
 
 T = TypeVar("T")
 
@@ -236,7 +236,12 @@ class Producer(Generic[T]):
         return ident
 
     async def _publish(self, outgoings: Sequence[Outgoing]) -> Sequence[str]:
-        return await (self._audited or self.broker).publish(outgoings)
+        try:
+            return await (self._audited or self.broker).publish(outgoings)
+        except Exception as error:
+            if self._telemetry:
+                _tell_failed(self._telemetry, self.stream, outgoings, error)
+            raise
 
     def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
         if isinstance(item, Send):
@@ -318,7 +323,20 @@ async def _take_back(cache: ForgetfulCache, slot: str) -> None:
         logger.warning("the key of a send that failed stays set until its ttl ends: %s", error)
 
 
-def _check_headers(headers: Mapping[str, Any]) -> None:
+def _tell_failed(telemetry: Telemetry, stream: str, outgoings: Sequence[Outgoing], error: Exception) -> None:
+    fates = error.results if isinstance(error, PublishError) else [error] * len(outgoings)
+    lost = [isinstance(fate, Exception) and not isinstance(fate, NotArchived) for fate in fates]
+    failed = [each.message.type for each, is_lost in zip(outgoings, lost, strict=False) if is_lost]
+    for type_, count in Counter(failed).items():
+        telemetry.emit(PublishFailed(stream, type_, count))
+
+
+def _check_headers(headers: Mapping[Any, Any]) -> None:
+    if not isinstance(cast("object", headers), Mapping):
+        raise EncodeError(f"headers are a mapping of names to JSON values, got {headers!r:.100}")
+    names = [each for each in headers if type(each) is not str or not each]
+    if names:
+        raise EncodeError(f"the names of headers are texts, got {names!r:.100}")
     if taken := RESERVED & headers.keys():
         raise EncodeError(f"the headers {sorted(taken)} are penstock's own; choose other names")
     try:

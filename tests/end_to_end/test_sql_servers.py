@@ -105,7 +105,9 @@ async def test_a_network_that_is_cut_or_swallows_everything_is_an_outage_and_no_
 async def test_a_worker_is_told_of_messages_and_polls_when_it_hears_nothing_any_more(
     postgres_server: SqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.sql.broker.LISTENING", Patience(600.0, 600.0))  # so that looking finds nothing
+    monkeypatch.setattr(
+        "penstock.brokers.sql.broker.LISTENING", Patience(600.0, 600.0)
+    )  # so that looking finds nothing
     await migrate(postgres_server.url)
     reader, writer = SqlBroker.from_url(postgres_server.url), SqlBroker.from_url(f"{postgres_server.url}?listen=false")
     try:

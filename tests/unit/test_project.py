@@ -22,11 +22,13 @@ OPTIONAL = [
     "click",
     "glide",
     "hiredis",
+    "opentelemetry",
     "prometheus_client",
     "pydantic",
     "redis",
     "rich",
     "sqlalchemy",
+    "starlette",
     "uvloop",
 ]
 
