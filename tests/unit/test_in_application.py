@@ -66,7 +66,10 @@ async def test_a_mounted_router_answers_while_the_worker_consumes(framework: Any
         for path in ("/livez", "/readyz"):
             answer = await client.get(prefix + path)
             assert (200, "ok\n") == (answer.status_code, answer.text)
-        assert (200, "healthy") == ((health := await client.get(f"{prefix}/health")).status_code, health.json()["status"])
+        assert (200, "healthy") == (
+            (health := await client.get(f"{prefix}/health")).status_code,
+            health.json()["status"],
+        )
         assert 404 == (await client.get(f"{prefix}/nothing")).status_code
 
 
