@@ -87,7 +87,8 @@ class Served:
     def until(self, condition: Callable[[], Any]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < deadline and self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            assert self.process.poll() is None, self._log.read_text()
             time.sleep(0.01)
 
     def stop(self) -> int:

@@ -17,7 +17,17 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from penstock import ConfigurationError, Consumer, Producer, RetryPolicy, Telemetry, Worker, open_broker
+from penstock import (
+    App,
+    ConfigurationError,
+    Consumer,
+    Producer,
+    RetryPolicy,
+    Telemetry,
+    Worker,
+    WorkerOptions,
+    open_broker,
+)
 from penstock.brokers.memory import MemoryBroker
 from penstock.contrib import starlette
 from penstock.contrib.prometheus import PrometheusMetrics
@@ -393,6 +403,15 @@ async def test_parts_are_started_from_the_last_to_the_first_and_closed_from_the_
     async with app.router.lifespan_context(app):
         notes.append("serve")
     assert ["start publisher", "start consumer", "serve", "close consumer", "close publisher"] == notes
+
+
+async def test_an_app_with_its_embedded_worker_is_a_part_like_any_other() -> None:
+    app = App("memory://", auto_start_worker=True, worker_options=WorkerOptions(queues=["default"]))
+    web = Starlette(lifespan=lifespan(app))
+    async with web.router.lifespan_context(web):
+        with pytest.raises(ConfigurationError, match="already"):  # it has begun to work
+            await app.start_worker()
+    assert await app.stop_worker()
 
 
 async def test_a_part_that_cannot_start_keeps_the_application_from_serving_and_the_others_are_closed() -> None:
