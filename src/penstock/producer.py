@@ -176,10 +176,12 @@ class Producer(Generic[T]):
             return await self._all_in(connection, outgoings)
         if self._middleware or (self._idempotency is not None and self._idempotency.cache is not None):
             return _all_or_error(await asyncio.gather(*map(self._one, outgoings), return_exceptions=True))
-        ids = await self._publish_in_pages(outgoings)
-        if self._telemetry:
-            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
-                self._telemetry.emit(Published(self.stream, type_, count))
+        try:
+            ids = await self._publish_in_pages(outgoings)
+        except PublishError as error:
+            self._tell([each for each, fate in zip(outgoings, error.results, strict=False) if isinstance(fate, str)])
+            raise
+        self._tell(outgoings)
         return ids
 
     async def _publish_in_pages(self, outgoings: Sequence[Outgoing]) -> list[str]:
@@ -214,10 +216,13 @@ class Producer(Generic[T]):
 
             submit = compose(self._middleware, last)
             ids = [await submit(outgoing) for outgoing in outgoings]
-        if self._telemetry:
-            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
-                self._telemetry.emit(Published(self.stream, type_, count))
+        self._tell(outgoings)
         return ids
+
+    def _tell(self, published: Sequence[Outgoing]) -> None:
+        if self._telemetry:
+            for type_, count in Counter(outgoing.message.type for outgoing in published).items():
+                self._telemetry.emit(Published(self.stream, type_, count))
 
     async def _one(self, outgoing: Outgoing) -> str:
         cache, slot = self._cached(outgoing)
