@@ -196,6 +196,26 @@ async def test_the_report_has_the_shape_that_monitoring_knows() -> None:
     } == report
 
 
+async def test_asking_does_not_open_the_broker_of_a_worker_that_has_stopped() -> None:
+    class Noting(MemoryBroker):
+        asked = 0
+
+        async def stats(self, source: str) -> Any:
+            self.asked += 1
+            return await super().stats(source)
+
+    broker = Noting()
+    worker = a_worker(broker=broker)
+    async with asking(app_of(worker)) as client:
+        await client.get("/ops/health")
+        await client.get("/ops/metrics")
+        assert 2 == broker.asked
+        await worker.stop()
+        report = (await client.get("/ops/health")).json()
+        await client.get("/ops/metrics")
+    assert (2, "unhealthy", "quiet: nothing more is fetched") == (broker.asked, report["status"], report["error"])
+
+
 async def test_several_workers_and_publishers_are_told_apart() -> None:
     class Publisher:
         async def memory_stats(self) -> Mapping[str, int]:
