@@ -19,7 +19,7 @@ from tests.servers.redis_server import Server
 
 PATIENCE = 30.0
 JOBS = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 from penstock.job import Job
 from penstock.sidekiq import configure_client, configure_server
 
@@ -40,6 +40,12 @@ class Slow(Job):
         print("slow began", flush=True)
         await asyncio.sleep(seconds)
         print("slow ended", flush=True)
+
+class Blocked(Job):
+    def perform(self, seconds):
+        print("blocked began", flush=True)
+        time.sleep(seconds)
+        print("blocked ended", flush=True)
 """
 
 
@@ -171,6 +177,21 @@ def test_what_does_not_end_in_time_goes_back_to_its_queue(start: Start, redis_se
     assert 0 == process.exited()
     assert (1, []) == (redis_server.call("LLEN", "queue:default"), redis_server.call("KEYS", "pq:*"))
     assert "class=Slow" in process.log
+
+
+@pytest.mark.parametrize("name", ["Slow", "Blocked"])
+def test_t7_a_process_told_through_redis_to_stop_ends_and_its_unfinished_jobs_with_it(
+    start: Start, redis_server: Server, name: str
+):
+    process = start("-r", "jobs", "-t", "0.2")
+    process.until(lambda: redis_server.call("SCARD", "processes"))
+    push(redis_server, "default", name, 60.0)
+    process.logged("began")
+    (identity,) = redis_server.call("SMEMBERS", "processes")
+    redis_server.call("LPUSH", identity + b"-signals", "TERM")
+    assert 0 == process.exited()
+    assert "ended" not in process.log
+    assert (1, []) == (redis_server.call("LLEN", "queue:default"), redis_server.call("KEYS", "pq:*"))
 
 
 def test_systemd_is_told(start: Start, tmp_path: Path):

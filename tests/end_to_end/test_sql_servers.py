@@ -75,7 +75,8 @@ async def test_a_server_killed_under_load_loses_nothing_it_had_acknowledged_and_
     assert {type(error) for error in load.failures} == {ConnectionFailed}
     for member in members:
         assert member.alive
-        assert 1 == len([line for line in member.log if "broker unavailable" in line]), member.log
+        told = len([line for line in member.log if "broker unavailable" in line])
+        assert 1 <= told <= len(fleet.seen("unready", pid=member.pid)), member.log  # once for each outage, not each try
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ async def test_a_network_that_is_cut_or_swallows_everything_is_an_outage_and_no_
 ) -> None:
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     async with FaultProxy("127.0.0.1", port) as proxy:
-        fleet = make_fleet(server.url.replace(str(port), str(proxy.port)) + "?timeout=1", lease=4.0)
+        fleet = make_fleet(server.url.replace(str(port), str(proxy.port)) + "?timeout=3", lease=4.0)
         (member,) = await fleet.start_ready()
         await fleet.send(*(Job(n, seconds=0.02) for n in range(1, 301)))
         await fleet.until(lambda: len(fleet.seen("end")) > 30)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from penstock import job_route
 from penstock.errors import ArgumentError, ConnectionFailed
-from penstock.job import Job
+from penstock.job import DISCARD, KILL, Job
 from penstock.job_registry import Jobs
 from penstock.sidekiq import Client, Config, Data, Queue, Runner
 from penstock.testing import FlakyBroker
@@ -88,6 +89,62 @@ async def test_t10_what_middleware_raises_is_raised_and_nothing_is_pushed_around
         with pytest.raises(ArgumentError):
             await client.push({"class": "T", "args": []})
     assert 0 == redis_server.call("EXISTS", "queue:default")
+
+
+async def test_t9_a_job_that_runs_inline_tells_whether_it_ran_and_is_prepared_once(
+    client: Client, redis_server: Server
+):
+    seen: list[dict[str, Any]] = []
+    ran: list[Any] = []
+
+    class Note:
+        async def call(self, _job: Any, payload: dict[str, Any], _queue: str, _pool: Any, call_next: Any) -> Any:
+            seen.append(payload)
+            return await call_next()
+
+    class Quick(Job, queue="low", tags=["a"]):
+        async def perform(self, *args: Any) -> None:
+            ran.append((self.jid, args))
+
+    client.middleware.use(Note)
+    with job_route.via(client):
+        assert await Quick.set(sync=True).perform_async(1) is None  # there is no job to ask for
+        assert await Quick.perform_inline(2) is True
+        jid = await Quick.perform_async(3)
+    assert [("low", ["a"], [number]) for number in (1, 2, 3)] == [
+        (payload["queue"], payload["tags"], payload["args"]) for payload in seen
+    ]
+    assert [(payload["jid"], (number,)) for payload, number in zip(seen, (1, 2), strict=False)] == ran
+    (raw,) = redis_server.call("LRANGE", "queue:low", 0, -1)
+    assert (jid, False) == (seen[2]["jid"], jid in {name for name, _ in ran})
+    assert jid == json.loads(raw)["jid"]
+
+
+async def test_t14_cancelling_twice_does_not_keep_a_jobs_state_for_longer(client: Client, redis_server: Server):
+    first = await client.cancel("j1")
+    redis_server.call("EXPIRE", "it-j1", 60)
+    assert first == await client.cancel("j1")
+    assert 0 < redis_server.call("TTL", "it-j1") <= 60
+
+
+@pytest.mark.parametrize("answer", [DISCARD, KILL])
+async def test_t14_handlers_of_errors_hear_of_what_is_thrown_away(client: Client, redis_server: Server, answer: str):
+    class Fail(Job, abstract=True):
+        async def perform(self) -> None:
+            raise ValueError("no")
+
+    Fail.retry_in(lambda _count: answer)
+    jobs: Jobs[Any] = Jobs()
+    jobs.add(Fail, "Fail")
+    config = Config()
+    config.url = redis_server.url
+    heard: asyncio.Queue[tuple[BaseException, Any]] = asyncio.Queue()
+    config.error_handlers.append(lambda error, context, _config: heard.put_nowait((error, context)))
+    jid = await client.push({"class": "Fail", "args": []})
+    async with Runner(config, jobs=jobs), asyncio.timeout(PATIENCE):
+        error, context = await heard.get()
+    assert ("no", jid) == (str(error), context["job"]["jid"])
+    assert (0, int(answer == KILL)) == (redis_server.call("ZCARD", "retry"), redis_server.call("ZCARD", "dead"))
 
 
 @pytest.mark.parametrize(

@@ -572,6 +572,19 @@ async def test_t8_a_retry_is_what_was_pushed_and_the_error_and_nothing_else(
     assert entry.endswith(b',"retry_count":0}')
 
 
+async def test_t3_a_job_is_on_record_from_the_moment_it_leaves_its_queue(make: Make, shared_server: Server) -> None:
+    short = Subscription(source="q", lease=0.2)
+    push(shared_server, raw := job())
+    (found,) = await make().fetch(short, 1, 0.0)
+    (record,) = shared_server.call("KEYS", "pq:inflight:*")
+    assert ([], [raw]) == (queued(shared_server), shared_server.call("LRANGE", record, 0, -1))
+    other = make()  # the first one is gone without a word
+    async with asyncio.timeout(10):
+        while not (again := await other.reclaim(short, 10)):
+            await asyncio.sleep(0.02)
+    assert [(raw, found.count + 1)] == [(each.receipt.raw, each.count) for each in again]
+
+
 async def test_t4_t5_a_process_is_told_from_one_with_its_pid_and_says_all_that_ruby_reads(
     make: Make, shared_server: Server
 ) -> None:

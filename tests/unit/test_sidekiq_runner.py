@@ -7,6 +7,7 @@ import base64
 import json
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -190,10 +191,70 @@ async def test_two_classes_of_one_name_stop_a_worker_before_it_takes_a_job(confi
         Runner(config, jobs=desk.jobs)
 
 
+def recorded(scenario: str) -> dict[str, Any]:
+    vectors = json.loads((Path(__file__).parents[1] / "data" / "sidekiq_8.json").read_text(encoding="utf-8"))
+    (vector,) = [each for each in vectors if each["scenario"] == scenario]
+    return dict(vector)
+
+
+async def test_a_hard_stop_leaves_what_rubys_leaves(config: Config, desk: Desk, redis_server: Server):
+    """Compared with a recorded stop of Sidekiq 8.1.7 in the midst of a job: the queue byte for byte."""
+    vector = recorded("hard_shutdown_requeue")["keys"]
+    waiting, running = vector["queue:default"]["items"]
+
+    class PlainJob(Job, abstract=True):
+        async def perform(self, *args: Any) -> None:
+            desk.ran.append(args)
+            await desk.gate.wait()
+
+    desk.jobs.add(PlainJob, "PlainJob")
+    redis_server.call("SADD", "queues", "default")
+    redis_server.call("LPUSH", "queue:default", running, waiting)
+    config.concurrency, config.timeout = 1, 0.1
+    async with Runner(config, jobs=desk.jobs):
+        await until(lambda: desk.ran)
+    assert [("sleep", 30)] == desk.ran
+    assert [waiting, running] == [raw.decode() for raw in redis_server.call("LRANGE", "queue:default", 0, -1)]
+    assert vector["queues"]["members"] == [name.decode() for name in redis_server.call("SMEMBERS", "queues")]
+
+
+async def test_a_clean_exit_leaves_what_rubys_leaves(config: Config, desk: Desk, redis_server: Server):
+    """Compared with a recorded exit of Sidekiq 8.1.7 after two jobs that went well and one that failed."""
+    vector = recorded("clean_exit_stats")["keys"]
+    ((member, _),) = vector["retry"]["members"]
+    theirs = json.loads(member)
+
+    class FailJob(Job, abstract=True, retry=5):
+        async def perform(self, *args: Any) -> None:
+            raise RuntimeError(f"boom {list(args)}")
+
+    desk.jobs.add(FailJob, "FailJob")
+    recorded_of_failures = ("error_message", "error_class", "failed_at", "retry_count")
+    pushed = {name: value for name, value in theirs.items() if name not in recorded_of_failures}
+    async with Runner(config, jobs=desk.jobs):
+        push(redis_server, "default", "Note", 1)
+        push(redis_server, "default", "Note", 2)
+        redis_server.call("LPUSH", "queue:default", json.dumps(pushed, separators=(",", ":")))
+        await until(lambda: redis_server.call("GET", "stat:processed") == b"3")
+    today = datetime.now(UTC).date().isoformat()
+    for name in ("stat:processed", "stat:failed"):
+        assert vector[name]["value"] == redis_server.call("GET", name).decode()
+        (of_the_day,) = [key for recorded_name, key in vector.items() if recorded_name.startswith(f"{name}:")]
+        assert of_the_day["value"] == redis_server.call("GET", f"{name}:{today}").decode()
+        assert of_the_day["ttl"] - 60 < redis_server.call("TTL", f"{name}:{today}") <= of_the_day["ttl"]
+    (raw,) = redis_server.call("ZRANGE", "retry", 0, -1)
+    (score,) = [float(reply) for reply in redis_server.call("ZMSCORE", "retry", raw)]
+    ours = json.loads(raw)
+    assert 15 <= score - ours["failed_at"] / 1000 <= 26  # the first wait of the curve, and its jitter
+    assert member.encode() == raw.replace(str(ours["failed_at"]).encode(), str(theirs["failed_at"]).encode())
+    assert redis_server.call("GET", "process_cleanup").decode() == vector["process_cleanup"]["value"]
+    assert 0 < redis_server.call("TTL", "process_cleanup") <= 60
+    assert 0 == redis_server.call("SCARD", "processes")
+
+
 async def test_a_process_says_of_itself_whatever_rubys_says(config: Config, desk: Desk, redis_server: Server):
     """Compared with a recorded heartbeat of Sidekiq 8.1.7: every key, field and name that a reader may ask for."""
-    recorded = json.loads((Path(__file__).parents[1] / "data" / "sidekiq_8.json").read_text(encoding="utf-8"))
-    (vector,) = [each["keys"] for each in recorded if each["scenario"] == "heartbeat_and_work_while_busy"]
+    vector = recorded("heartbeat_and_work_while_busy")["keys"]
     (rubys,) = [dict(key["fields"]) for name, key in vector.items() if key["type"] == "hash" and ":work" not in name]
     (work,) = [key["fields"] for name, key in vector.items() if name.endswith(":work")]
     push(redis_server, "default", "Wait")

@@ -105,9 +105,7 @@ class Link:
 
     def drop(self) -> None:
         """Close at once, without waiting for anything."""
-        with suppress(AttributeError):  # some releases of Python 3.11 say so of a TLS stream that was closed twice
-            self._writer.transport.abort()
-        self._connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
+        _abort(self._connection, self._writer)
 
     async def close(self) -> None:
         """Close in an orderly way."""
@@ -115,6 +113,17 @@ class Link:
             await self._connection.disconnect()
         except Exception:  # noqa: BLE001 - it is gone, which is all we want
             self.drop()
+        except asyncio.CancelledError:  # a TLS stream would go on waiting for the server's goodbye, for nobody
+            self.drop()
+            raise
+
+
+def _abort(connection: redis.asyncio.Connection, writer: asyncio.StreamWriter | None) -> None:
+    """End a connection without a goodbye, which a TLS stream would wait for when merely closed."""
+    if writer is not None:
+        with suppress(AttributeError):  # some releases of Python 3.11 say so of a TLS stream that was closed twice
+            writer.transport.abort()
+    connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # the public way may wait
 
 
 class RedisPyClient:
@@ -188,8 +197,13 @@ class RedisPyClient:
 
     async def close(self) -> None:
         self._closings += 1  # what is under way ends its connection itself
-        for link in self._give_up_idle():
-            await link.close()
+        idle = self._give_up_idle()
+        try:
+            while idle:
+                await idle.pop().close()
+        finally:  # nobody else knows of those that a cancellation has left
+            for link in idle:
+                link.drop()
         await asyncio.sleep(0)  # what was dropped before is closed in the loop's next turn
 
     async def where(self) -> Host | None:
@@ -210,7 +224,7 @@ class RedisPyClient:
                         raise asyncio.CancelledError  # noqa: TRY301 - as if it had not been swallowed
                 return Link(connection)
         except BaseException:
-            connection._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            _abort(connection, connection._writer)  # noqa: SLF001
             raise
 
     async def exchange(self, buffer: bytes, count: int) -> list[Any]:

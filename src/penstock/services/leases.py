@@ -117,5 +117,6 @@ class KeeperThread:
                 for keeper, outages in self._keepers:
                     group.create_task(keeper.run(self._clock, self._dice, self._telemetry, outages))
         finally:
-            for fork in forks.values():
-                await fork.close()
+            closed = await asyncio.gather(*(fork.close() for fork in forks.values()), return_exceptions=True)
+            for error in filter(None, closed):
+                logger.debug("a lease keeper's connection could not be closed", exc_info=error)
