@@ -78,11 +78,13 @@ if TYPE_CHECKING:
     from .retry import Linear as Linear
     from .retry import RetryPolicy as RetryPolicy
     from .retry_daemon import RetryDaemon as RetryDaemon
+    from .shutdown import stopping as stopping
     from .store import IdempotencyCache as IdempotencyCache
     from .store import Store as Store
     from .stores.archive import Archive as Archive
     from .telemetry import TELEMETRY as TELEMETRY
     from .telemetry import Telemetry as Telemetry
+    from .trace_context import trace_headers as trace_headers
     from .worker import Worker as Worker
 
 _HOMES = {
@@ -125,7 +127,9 @@ _HOMES = {
     "plan": "Claim Options",
     "store": "IdempotencyCache Store",
     "stores.archive": "Archive",
+    "shutdown": "stopping",
     "telemetry": "TELEMETRY Telemetry",
+    "trace_context": "trace_headers",
     "worker": "Worker",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -204,6 +208,8 @@ __all__ = [
     "deduplicated",
     "open_broker",
     "open_store",
+    "stopping",
+    "trace_headers",
 ]
 
 

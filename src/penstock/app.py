@@ -43,7 +43,7 @@ SCHEMES = (
     " events+redis://, rotif+redis://, pubsub+redis://, console://, kafka://host:9092, amqp://user@host/vhost,"
     " sqs://?region=eu-west-1"
 )
-SIDEKIQ, EVENTS, ROTIF, PUBSUB = "sidekiq+", "events+", "rotif+", "pubsub+"
+DIALECTS = SIDEKIQ, EVENTS, ROTIF, PUBSUB = "sidekiq+", "events+", "rotif+", "pubsub+"
 SQL_SCHEMES = frozenset({"sqlite", *SERVER_SCHEMES})
 
 _systems: dict[str, MemorySystem] = {}
@@ -62,14 +62,9 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.sql import SqlBroker
 
         return SqlBroker.from_url(url, **options)
-    if scheme in REDIS_SCHEMES:
-        from .brokers.redis_streams import RedisStreamsBroker
-
-        return RedisStreamsBroker.from_url(url, **options)
-    if scheme.startswith(EVENTS) and scheme.removeprefix(EVENTS) in REDIS_SCHEMES:
-        from .brokers.redis_streams import EventsDialect, RedisStreamsBroker
-
-        return RedisStreamsBroker.from_url(url[len(EVENTS) :], dialect=EventsDialect(), **options)
+    dialect = next((each for each in DIALECTS if scheme.startswith(each)), "")
+    if scheme.removeprefix(dialect) in REDIS_SCHEMES:
+        return _on_redis(dialect, url, options)
     if scheme == "console":
         from .brokers.console import ConsoleBroker
 
@@ -78,18 +73,6 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
         from .brokers.kafka import KafkaBroker
 
         return KafkaBroker.from_url(url, **options)
-    if scheme.startswith(SIDEKIQ) and scheme.removeprefix(SIDEKIQ) in REDIS_SCHEMES:
-        from .brokers.sidekiq import SidekiqBroker
-
-        return SidekiqBroker.from_url(url, **options)
-    if scheme.startswith(ROTIF) and scheme.removeprefix(ROTIF) in REDIS_SCHEMES:
-        from .brokers.rotif import RotifBroker
-
-        return RotifBroker.from_url(url, **options)
-    if scheme.startswith(PUBSUB) and scheme.removeprefix(PUBSUB) in REDIS_SCHEMES:
-        from .brokers.redis_pubsub import RedisPubSubBroker
-
-        return RedisPubSubBroker.from_url(url, **options)
     if scheme == "sqs":
         from .brokers.sqs import SqsBroker
 
@@ -99,6 +82,26 @@ def open_broker(url: str, **options: Any) -> Broker[Any]:
 
         return RabbitmqBroker.from_url(url, **options)
     raise InvalidURL(f"no broker for {scheme}://; expected one of {SCHEMES}")
+
+
+def _on_redis(dialect: str, url: str, options: dict[str, Any]) -> Broker[Any]:
+    if dialect == SIDEKIQ:
+        from .brokers.sidekiq import SidekiqBroker
+
+        return SidekiqBroker.from_url(url, **options)
+    if dialect == ROTIF:
+        from .brokers.rotif import RotifBroker
+
+        return RotifBroker.from_url(url, **options)
+    if dialect == PUBSUB:
+        from .brokers.redis_pubsub import RedisPubSubBroker
+
+        return RedisPubSubBroker.from_url(url, **options)
+    from .brokers.redis_streams import EventsDialect, RedisStreamsBroker
+
+    if dialect == EVENTS:
+        return RedisStreamsBroker.from_url(url[len(EVENTS) :], dialect=EventsDialect(), **options)
+    return RedisStreamsBroker.from_url(url, **options)
 
 
 def open_store(url: str) -> Store:

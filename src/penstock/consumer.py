@@ -278,6 +278,12 @@ class Consumer(Generic[T]):
             self._running = ()
 
 
+def troubles(consumers: Iterable[Consumer[Any]]) -> list[str]:
+    """Why any of them does no work, in words; nothing if all of them do."""
+    found = ((each.name, [running.trouble for running in each.running]) for each in consumers)
+    return [f"{name}: {why}" for name, whys in found for why in whys or ["not started"] if why]
+
+
 def _subscription(stream: str | Queues, group: str, claim: Claim, options: Options, *, keyed: bool) -> Subscription:
     return Subscription(
         source=stream if isinstance(stream, str) else stream.name,

@@ -20,6 +20,7 @@ from .turns import Fetch
 
 AHEAD = 0.05  # seconds of work that are fetched ahead
 PREFETCH_BYTES = 64 * 1024 * 1024
+OVERDUE = 30.0  # seconds beyond its wait after which a fetch that has not come back is taken for an outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +67,22 @@ class Intake:
         self._average_size = 0.0
         self._mark = (clock.monotonic(), 0)
         self.answered_at: float | None = None
+        self._asked_at: float | None = None
         self.quiet = False
 
     @property
-    def down(self) -> bool:
-        """Whether the last fetch failed."""
-        return self._outage.down
+    def trouble(self) -> str:
+        """Why nothing is fetched, or nothing: the last fetch failed, or the one under way should be back by now."""
+        if self._outage.down:
+            return f"fetching fails: {self._outage.error}"
+        asked, late = self._asked_at, self._prefetch.wait + OVERDUE
+        if asked is not None and self._clock.monotonic() - asked > late:
+            return f"a fetch has had no answer for more than {late:g} s"
+        return "" if self.answered_at is not None else "its broker has not answered yet"
 
     def halted(self) -> None:
         """It fetches no more: what others know of the broker counts."""
+        self._asked_at = None
         self._outage.abandoned()
 
     def room(self) -> int:
@@ -100,11 +108,13 @@ class Intake:
                 else:  # a slot may take what waits and not end for long: then there is room although nothing was settled
                     await wait_until(ledger.room, self._clock, AHEAD)
                 continue
+            self._asked_at = self._clock.monotonic()
             try:
                 deliveries = await self._fetch(self._subscription(), room, self._prefetch.wait)
             except Exception as error:  # noqa: BLE001 whatever is wrong, the intake goes on
                 await self._clock.sleep(self._outage.failed(error))
                 continue
+            self._asked_at = None
             self._outage.recovered()
             self.answered_at = self._clock.monotonic()
             if deliveries:

@@ -59,6 +59,7 @@ class OutageLog:
         self._longest = longest
         self._since: float | None = None
         self._tries = 0
+        self.error = ""  # what the last failure said
 
     @property
     def down(self) -> bool:
@@ -67,6 +68,7 @@ class OutageLog:
 
     def failed(self, error: Exception) -> float:
         """Note a failure; seconds to wait before the next try (with jitter, so that a crowd does not come back at once)."""
+        self.error = str(error)
         if self._since is None:
             self._since = self._clock.monotonic()
             extra = {"stream": self._stream, "role": self._role}

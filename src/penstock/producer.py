@@ -37,7 +37,7 @@ from .message import EMPTY, Message
 from .pipeline import Middleware, compose
 from .sharding import Shards
 from .store import ForgetfulCache, IdempotencyCache
-from .telemetry import TELEMETRY, Published, Telemetry
+from .telemetry import TELEMETRY, Published, PublishFailed, Telemetry
 
 T = TypeVar("T")
 
@@ -176,10 +176,12 @@ class Producer(Generic[T]):
             return await self._all_in(connection, outgoings)
         if self._middleware or (self._idempotency is not None and self._idempotency.cache is not None):
             return _all_or_error(await asyncio.gather(*map(self._one, outgoings), return_exceptions=True))
-        ids = await self._publish_in_pages(outgoings)
-        if self._telemetry:
-            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
-                self._telemetry.emit(Published(self.stream, type_, count))
+        try:
+            ids = await self._publish_in_pages(outgoings)
+        except PublishError as error:
+            self._tell([each for each, fate in zip(outgoings, error.results, strict=False) if isinstance(fate, str)])
+            raise
+        self._tell(outgoings)
         return ids
 
     async def _publish_in_pages(self, outgoings: Sequence[Outgoing]) -> list[str]:
@@ -214,10 +216,13 @@ class Producer(Generic[T]):
 
             submit = compose(self._middleware, last)
             ids = [await submit(outgoing) for outgoing in outgoings]
-        if self._telemetry:
-            for type_, count in Counter(outgoing.message.type for outgoing in outgoings).items():
-                self._telemetry.emit(Published(self.stream, type_, count))
+        self._tell(outgoings)
         return ids
+
+    def _tell(self, published: Sequence[Outgoing]) -> None:
+        if self._telemetry:
+            for type_, count in Counter(outgoing.message.type for outgoing in published).items():
+                self._telemetry.emit(Published(self.stream, type_, count))
 
     async def _one(self, outgoing: Outgoing) -> str:
         cache, slot = self._cached(outgoing)
@@ -236,7 +241,12 @@ class Producer(Generic[T]):
         return ident
 
     async def _publish(self, outgoings: Sequence[Outgoing]) -> Sequence[str]:
-        return await (self._audited or self.broker).publish(outgoings)
+        try:
+            return await (self._audited or self.broker).publish(outgoings)
+        except Exception as error:
+            if self._telemetry:
+                _tell_failed(self._telemetry, self.stream, outgoings, error)
+            raise
 
     def _item(self, item: T | Send[T], type_: str | None, delay: float) -> Outgoing:
         if isinstance(item, Send):
@@ -318,7 +328,20 @@ async def _take_back(cache: ForgetfulCache, slot: str) -> None:
         logger.warning("the key of a send that failed stays set until its ttl ends: %s", error)
 
 
-def _check_headers(headers: Mapping[str, Any]) -> None:
+def _tell_failed(telemetry: Telemetry, stream: str, outgoings: Sequence[Outgoing], error: Exception) -> None:
+    fates = error.results if isinstance(error, PublishError) else [error] * len(outgoings)
+    lost = [isinstance(fate, Exception) and not isinstance(fate, NotArchived) for fate in fates]
+    failed = [each.message.type for each, is_lost in zip(outgoings, lost, strict=False) if is_lost]
+    for type_, count in Counter(failed).items():
+        telemetry.emit(PublishFailed(stream, type_, count))
+
+
+def _check_headers(headers: Mapping[Any, Any]) -> None:
+    if not isinstance(cast("object", headers), Mapping):
+        raise EncodeError(f"headers are a mapping of names to JSON values, got {headers!r:.100}")
+    names = [each for each in headers if type(each) is not str or not each]
+    if names:
+        raise EncodeError(f"the names of headers are texts, got {names!r:.100}")
     if taken := RESERVED & headers.keys():
         raise EncodeError(f"the headers {sorted(taken)} are penstock's own; choose other names")
     try:

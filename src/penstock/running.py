@@ -297,14 +297,11 @@ class Running:
         return self.ledger.idle.is_set()
 
     @property
-    def healthy(self) -> bool:
-        """Whether the broker answers: the last fetch, and the last settlement, since without one nothing is fetched.
-
-        And whether all parts are at work: what has ended by itself does not look as if it waited.
-        """
+    def trouble(self) -> str:
+        """Why it does no work; nothing if all parts are alive, and the last fetch and settlement were answered."""
         if not self.slots.alive or any(task.done() for task in self._tasks):
-            return False
-        return self.intake.answered_at is not None and not self.intake.down and not self._settler.down
+            return "a part of it has ended by itself"
+        return self.intake.trouble or ("outcomes cannot be written" if self._settler.down else "")
 
     def _outage(self, role: str) -> OutageLog:
         around = self._around

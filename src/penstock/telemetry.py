@@ -25,6 +25,14 @@ class Published(msgspec.Struct, frozen=True):
     count: int
 
 
+class PublishFailed(msgspec.Struct, frozen=True):
+    """``count`` messages of one type were not published, as far as the broker says. Whoever sent them has the error."""
+
+    stream: str
+    type: str
+    count: int
+
+
 class Started(msgspec.Struct, frozen=True):
     """A handler is about to run. ``waited``: seconds since it was enqueued, if known."""
 
@@ -91,7 +99,9 @@ class Outage(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Event: TypeAlias = Published | Started | Finished | LeaseLost | Reclaimed | LostPayload | Promoted | Outage
+Event: TypeAlias = (
+    Published | PublishFailed | Started | Finished | LeaseLost | Reclaimed | LostPayload | Promoted | Outage
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -23,7 +23,7 @@ from typing import Any, Self
 from .broker import Broker, Presence, SupportsPause, SupportsPresence
 from .checks import instance, not_negative
 from .clock import SYSTEM_CLOCK, Clock
-from .consumer import Consumer
+from .consumer import Consumer, troubles
 from .departure import SupportsDeparture
 from .errors import AccessDenied, BrokerError, ConfigurationError
 from .running import Surroundings
@@ -87,9 +87,12 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether every consumer has an answer from its broker and none is unable to fetch or settle."""
-        return not self._quiet and all(
-            consumer.running and all(running.healthy for running in consumer.running) for consumer in self.consumers
-        )
+        return not self.troubles
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why it is not ready, in words."""
+        return ["quiet: nothing more is fetched"] if self._quiet else troubles(self.consumers)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -11,7 +11,7 @@ from penstock import Consumer, Producer, Worker
 from penstock.broker import Outgoing, Subscription
 from penstock.brokers.memory import MemoryBroker, MemorySystem
 from penstock.errors import ConnectionFailed
-from penstock.intake import AHEAD, PREFETCH_BYTES, Intake, Prefetch
+from penstock.intake import AHEAD, OVERDUE, PREFETCH_BYTES, Intake, Prefetch
 from penstock.ledger import Ledger
 from penstock.message import Delivery, Message
 from penstock.outage import OutageLog
@@ -29,11 +29,14 @@ class Watched(MemoryBroker):
         super().__init__(system)
         self.asked: list[int] = []
         self.error: Exception | None = None
+        self.stuck = False
 
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[int]]:
         self.asked.append(limit)
         if self.error is not None:
             raise self.error
+        if self.stuck:
+            await asyncio.Event().wait()
         return await super().fetch(subscription, limit, wait)
 
 
@@ -139,7 +142,7 @@ async def test_an_outage_is_waited_out_with_pauses_and_the_intake_goes_on_by_its
     async with mouth() as made:
         made.broker.error = ConnectionFailed("gone")
         await made.breathe()
-        assert made.intake.down
+        assert "fetching fails: gone" == made.intake.trouble
         assert made.intake.answered_at is None
         for _ in range(100):
             await made.clock.advance(1.0)
@@ -148,8 +151,22 @@ async def test_an_outage_is_waited_out_with_pauses_and_the_intake_goes_on_by_its
         await made.fill(3)
         await made.clock.advance(6.0)
         await made.breathe()
-        assert not made.intake.down
+        assert "" == made.intake.trouble
         assert len(made.ledger.held) == 3
+
+
+async def test_a_fetch_that_never_comes_back_does_not_look_like_waiting_for_messages() -> None:
+    async with mouth(Prefetch(wait=2.0)) as made:
+        await made.fill(1)
+        await made.breathe()
+        made.broker.stuck = True
+        await made.clock.advance(2.5)
+        await made.breathe()
+        assert "" == made.intake.trouble
+        await made.clock.advance(OVERDUE + 3.0)
+        assert "a fetch has had no answer for more than 32 s" == made.intake.trouble
+        made.intake.halted()
+        assert "" == made.intake.trouble
 
 
 async def test_a_bug_in_a_driver_does_not_end_the_intake() -> None:

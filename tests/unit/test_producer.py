@@ -13,7 +13,7 @@ from penstock.broker import Outgoing
 from penstock.brokers.memory import MemoryBroker
 from penstock.errors import ConfigurationError, ConnectionFailed, EncodeError, UnsupportedFeature
 from penstock.stores.memory import MemoryStore
-from penstock.telemetry import Event, Published
+from penstock.telemetry import Event, Published, PublishFailed
 
 
 class Failing(MemoryBroker):
@@ -71,6 +71,14 @@ async def test_a_page_that_fails_tells_the_fate_of_every_message() -> None:
     assert 1000 == sum(isinstance(result, str) for result in results)
     assert all(isinstance(result, ConnectionFailed) for result in results[1000:2000])
     assert all("not tried" in str(result) for result in results[2000:])
+
+
+async def test_what_was_published_of_a_batch_and_what_was_refused_is_told_and_adds_up() -> None:
+    told: list[Event] = []
+    producer = Producer(Failing(2), "s", dict, telemetry=Telemetry(told.append))
+    with pytest.raises(PublishError):
+        await producer.send_many(Send({"n": n}, type="a" if n < 1200 else "b") for n in range(2500))
+    assert [PublishFailed("s", "a", 200), PublishFailed("s", "b", 800), Published("s", "a", 1000)] == told
 
 
 async def test_a_batch_that_was_not_tried_at_all_fails_plainly() -> None:

@@ -23,11 +23,13 @@ OPTIONAL = [
     "glide",
     "hiredis",
     "jsonschema",
+    "opentelemetry",
     "prometheus_client",
     "pydantic",
     "redis",
     "rich",
     "sqlalchemy",
+    "starlette",
     "uvloop",
 ]
 

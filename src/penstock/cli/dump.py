@@ -34,7 +34,7 @@ def tell(worker: Worker) -> None:
     for consumer in worker.consumers:
         running = consumer.running
         jobs = [job for each in running for job in each.ledger.contexts.values()]
-        healthy = all(each.healthy for each in running)
+        healthy = not any(each.trouble for each in running)
         state = "stopped" if not running else "running" if healthy else "without its broker"
         logger.warning("%s is %s, with %d jobs, %s", consumer.name, state, len(jobs), consumer.counters)
         for job in jobs:

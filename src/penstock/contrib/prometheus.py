@@ -4,6 +4,7 @@
 metric                                        kind       labels
 ============================================  =========  =======================================================
 ``penstock_produced_total``                   counter    stream, type
+``penstock_produce_failed_total``             counter    stream, type
 ``penstock_processed_total``                  counter    stream, group, type, outcome (ack, retry, dead, release, discard)
 ``penstock_retry_scheduled_total``            counter    stream, group, type
 ``penstock_dlq_total``                        counter    stream, group, type, reason
@@ -87,11 +88,13 @@ class PrometheusMetrics:
             return Histogram(f"penstock_{name}", text, OF_MESSAGE, registry=registry, buckets=BUCKETS)
 
         self._produced = counter("produced_total", "Messages published", "stream", "type")
+        self._unproduced = counter("produce_failed_total", "Messages that could not be published", "stream", "type")
         self._processed = counter("processed_total", "Deliveries that came to an outcome", *OF_MESSAGE, "outcome")
         self._retried = counter("retry_scheduled_total", "Retries scheduled", *OF_MESSAGE)
         self._dead = counter("dlq_total", "Messages dead-lettered", *OF_MESSAGE, "reason")
         self._claimed = counter("claimed_total", "Deliveries taken over from dead workers", "stream", "group")
         self._ghosts = counter("lost_payload_total", "Messages deleted while they were leased", "stream", "group")
+        self._sent = {telemetry.Published: self._produced, telemetry.PublishFailed: self._unproduced}
         self._of_group = {telemetry.Reclaimed: self._claimed, telemetry.LostPayload: self._ghosts}
         self._promoted = counter("promoted_total", "Delayed messages that became due", "stream")
         self._lost = counter("lease_lost_total", "Leases lost to another worker", *OF_MESSAGE)
@@ -106,6 +109,7 @@ class PrometheusMetrics:
         self._pending = gauge("pel_size", "Messages leased", "stream", "group")
         self._lag = gauge("lag", "Messages not yet fetched", "stream", "group")
         self.registry = registry
+        self._watched: list[Worker] = []
         self.unsubscribe = hub.subscribe(self.on_event)
 
     def on_event(self, event: Event) -> None:
@@ -116,8 +120,8 @@ class PrometheusMetrics:
                     self._waited.labels(stream, group, type_).observe(waited)
             case telemetry.Finished():
                 self._finished(event)
-            case telemetry.Published(stream, type_, count):
-                self._produced.labels(stream, type_).inc(count)
+            case telemetry.Published(stream, type_, count) | telemetry.PublishFailed(stream, type_, count):
+                self._sent[type(event)].labels(stream, type_).inc(count)
             case telemetry.LeaseLost(stream, group, type_, _):
                 self._lost.labels(stream, group, type_).inc()
             case telemetry.Reclaimed(stream, group, count) | telemetry.LostPayload(stream, group, count):
@@ -138,12 +142,22 @@ class PrometheusMetrics:
             self._dead.labels(*labels, event.reason).inc()
 
     def watch(self, worker: Worker) -> None:
-        """Let ``ready`` and ``in_flight`` tell of this worker, at the moment they are scraped."""
-        self._ready.set_function(lambda: worker.ready)
+        """Let ``ready`` and ``in_flight`` tell of this worker and those watched before, at the moment they are scraped."""
+        self._watched.append(worker)
+        self._ready.set_function(lambda: all(each.ready for each in self._watched))
         for consumer in worker.consumers:
-            subscription = consumer.subscription
-            gauge = self._in_flight.labels(subscription.source, subscription.group)
-            gauge.set_function(partial(getattr, consumer, "in_flight"))
+            named = (consumer.subscription.source, consumer.subscription.group)
+            self._in_flight.labels(*named).set_function(partial(self._running, named))
+
+    def _running(self, named: tuple[str, str]) -> int:
+        """Handlers that run for one group of one stream, in all workers that are watched."""
+        consumers = (consumer for worker in self._watched for consumer in worker.consumers)
+        return sum(each.in_flight for each in consumers if named == (each.subscription.source, each.subscription.group))
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """The answer to a scrape whose header ``Accept`` says this, and its content type."""
+        encode, kind = exposition.choose_encoder(accept)
+        return encode(self.registry), kind
 
     def families(self) -> list[Family]:
         """All metrics as plain values. When a series was created is left out: it cannot be added up."""
@@ -161,8 +175,8 @@ class PrometheusMetrics:
         """Read the gauges that are the broker's once."""
         for consumer in worker.consumers:
             subscription = consumer.subscription
-            if not isinstance(consumer.broker, SupportsInspect):
-                continue
+            if not consumer.running or not isinstance(consumer.broker, SupportsInspect):
+                continue  # to ask for a consumer that has stopped would open its broker again
             stats = await consumer.broker.stats(subscription.source)
             self._size.labels(stats.source).set(stats.size)
             self._delayed.labels(stats.source).set(stats.delayed)
@@ -177,19 +191,23 @@ class PrometheusMetrics:
         while True:
             started = any(consumer.running for consumer in worker.consumers)
             try:
-                if started:
-                    await self.sample(worker)
+                await self.sample(worker)
             except BrokerError as error:
                 logger.debug("metrics were not sampled: %s", error)
             await clock.sleep(interval if started else min(interval, 0.2))
 
 
+def isolated(hub: Telemetry = TELEMETRY) -> PrometheusMetrics:
+    """The metrics of this process, in a registry of their own."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return PrometheusMetrics(hub, registry)
+
+
 @contextmanager
 def collecting(worker: Worker, *, hub: Telemetry = TELEMETRY) -> Generator[PrometheusMetrics]:
     """Keep the metrics of ``worker`` and its process, in a registry of their own, while the block runs."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    metrics = PrometheusMetrics(hub, registry)
+    metrics = isolated(hub)
     metrics.watch(worker)
     try:
         yield metrics

@@ -18,7 +18,7 @@ from ...broker import (
     SupportsTrim,
 )
 from ...errors import UnsupportedFeature
-from ...outcome import Ack, DeadLetter, Retry
+from ...outcome import Ack, DeadLetter, Release, Retry
 from .harness import Harness, bodies, message, numbered
 
 
@@ -92,6 +92,32 @@ class InspectionTests(Harness):
         assert (sent.body, sent.type, sent.key, 0) == (again.body, again.type, again.key, again.attempt)
         assert sent.headers == again.headers
         assert [] == list(await admin.dead(source, 10))
+
+    async def test_headers_survive_whatever_becomes_of_a_message(
+        self, broker: Broker[Any], source: str, subscription: Subscription
+    ) -> None:
+        """A delay, a retry, a release, a dead letter and its requeueing: a trace goes on through all of them."""
+        self.need(broker, "max_delay")
+        headers = {
+            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "tracestate": "vendor=t61rcWkgMzE,other=00f067aa",
+            "baggage": "tenant=acme,userId=Am%C3%A9lie",
+            "X-Tenant": "ü",
+            "limits": {"most": [1, 2.5, None, True]},
+        }
+        seen: list[Any] = []
+        await self.send(broker, source, message(headers=headers), delay=0.05)
+        await self.lapse(0.1)
+        for outcome in (Retry(0.05), Release(0.05), Retry(0.0), DeadLetter("no")):
+            delivery = await self.one(broker, subscription)
+            seen.append(delivery.message.headers)
+            assert await self.settle(broker, delivery, outcome)
+            await self.lapse(0.1)
+        if isinstance(broker, SupportsInspect):
+            (letter,) = await broker.dead(source, 10)
+            await broker.requeue_dead(source, [letter.id])
+            seen += [letter.message.headers, (await self.one(broker, subscription)).message.headers]
+        assert [headers] * len(seen) == seen
 
     async def test_purged_dead_letters_are_gone(
         self, broker: Broker[Any], source: str, subscription: Subscription
