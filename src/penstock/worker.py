@@ -41,9 +41,9 @@ logger = logging.getLogger("penstock")
 class Worker:
     """Runs consumers until told to stop.
 
-    ``drain``: seconds that running handlers get when it stops. ``scheduler``: run one inside (a fleet may
-    leave it to a standalone ``RetryDaemon``). ``lease_thread``: renew leases on a
-    thread; only simulations want it off. As a context manager it starts and stops; ``run`` serves until a signal.
+    ``drain``: seconds that running handlers get when it stops. ``scheduler``: run one inside (a fleet may leave it to a
+    standalone ``RetryDaemon``). ``lease_thread``: renew leases on a thread; only simulations want it off. As a context
+    manager it starts and stops; ``run`` serves until a signal.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Worker:
     @property
     def troubles(self) -> list[str]:
         """Why it is not ready, in words."""
-        return ["quiet: nothing more is fetched"] if self._quiet else troubles(self.consumers)
+        return troubles(self.consumers) if not self._quiet else ["quiet: nothing more is fetched"]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -108,9 +108,8 @@ class Worker:
         """
         if self._starting is None:
             self._stopping = None
-            # Here, not in the task: who wants it down before that has begun is heard
-            self._wanted_down.clear()
-            self._hurry.clear()
+            for asked in (self._wanted_down, self._hurry):  # here, not in the task: who wants it down before it is heard
+                asked.clear()
             self._starting = asyncio.create_task(self._start())
         try:
             await self._starting
@@ -270,10 +269,8 @@ class Worker:
         """What is done once for a broker."""
         found: list[Service] = []
         if isinstance(broker, SupportsPresence):
-            found.append(Heartbeat(broker, partial(self.presence, broker)))
-        if isinstance(broker, SupportsPause):
-            found.append(self._pause_watch(broker))
-        return found
+            found = [Heartbeat(broker, partial(self.presence, broker))]
+        return [*found, self._pause_watch(broker)] if isinstance(broker, SupportsPause) else found
 
     def presence(self, broker: Broker[Any]) -> Presence:
         """This worker as others see it."""
