@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import Counter
 from typing import Any
 
 import aio_pika
 import pytest
 from msgspec.structs import replace
 
-from penstock.broker import Outgoing
+from penstock.broker import Outgoing, Settlement
 from penstock.brokers.rabbitmq import RabbitmqBroker, names
 from penstock.brokers.rabbitmq.reading import Ticket
 from penstock.errors import ConnectionFailed, PublishError, UnsupportedFeature
@@ -209,3 +211,34 @@ async def test_what_a_cancelled_fetch_had_taken_by_a_channel_that_went_comes_aga
 
     await broker._home.run(given_up)
     assert b"1" == (await one(broker)).message.body
+
+
+@pytest.mark.parametrize("queues", [(), ("emails:high", "emails")])
+async def test_what_was_never_lost_is_never_counted_however_it_is_fetched(make: Any, queues: tuple[str, ...]) -> None:
+    """The server counts what it sends to a consumer that is just being cancelled, though nobody sees it."""
+    owners, sender, dice = [make(), make()], make(), random.Random(5)
+    subscription, count = replace(EMAILS, queues=queues), 2000
+    counts: Counter[int] = Counter()
+    bodies: Counter[bytes] = Counter()
+    for lane in queues or ("emails",):
+        await sender.fetch(replace(EMAILS, source=lane), 0, 0.0)
+
+    async def work(owner: RabbitmqBroker) -> None:
+        while bodies.total() < count:
+            turned = replace(subscription, queues=queues[:: dice.choice((1, -1))])
+            found = await owner.fetch(turned, dice.choice((1, 3, 10, 100)), dice.choice((0.0, 0.1)))
+            counts.update(delivery.count for delivery in found)
+            bodies.update(delivery.message.body for delivery in found)
+            for some in (found[::2], found[1::2]):
+                await asyncio.sleep(0)
+                assert [] == list(await owner.settle([Settlement(delivery=each, outcome=Ack()) for each in some]))
+
+    async def publish() -> None:
+        for n in range(count):
+            await send(sender, str(n).encode(), dice.choice(queues or ("emails",)))
+
+    async with asyncio.timeout(50):
+        await asyncio.gather(publish(), *map(work, owners))
+    assert {1: count} == counts
+    assert {str(n).encode(): 1 for n in range(count)} == bodies
+    await nothing_left(sender)
