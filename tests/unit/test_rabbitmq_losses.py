@@ -9,8 +9,10 @@ from collections import Counter
 from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 from msgspec.structs import replace
+from pamqp import commands as spec
 
 from penstock.broker import Outgoing, Settlement
 from penstock.brokers.rabbitmq import RabbitmqBroker, names
@@ -70,16 +72,23 @@ async def test_a_queue_that_was_deleted_while_nobody_fetched_is_made_again(
 
 
 async def test_what_runs_is_not_handed_out_again_when_the_server_closes_its_channel(
-    broker: RabbitmqBroker, plain: aio_pika.abc.AbstractChannel
+    broker: RabbitmqBroker,
 ) -> None:
     lanes = replace(EMAILS, queues=("emails:high", "emails"))
     await broker.fetch(lanes, 0, 0.0)
     await send(broker, b"1")
     held = await one(broker, lanes)
-    await plain.queue_delete("emails:high@workers")  # the next look at it costs the channel
+    with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
+        await broker._home.run(_reads_what_is_not_there)
     assert [] == list(await broker.fetch(lanes, 1, 0.5))
     assert await settle(broker, held, Ack())
     await nothing_left(broker)
+
+
+async def _reads_what_is_not_there(core: Any) -> None:
+    """It costs the channel."""
+    (reader,) = core.readers()
+    await reader._channel.call(spec.Basic.Consume(queue="nowhere", consumer_tag="x"), 5.0)
 
 
 async def test_an_earlier_lane_goes_first_even_if_a_later_one_has_something_in_hand(broker: RabbitmqBroker) -> None:
@@ -211,6 +220,48 @@ async def test_what_a_cancelled_fetch_had_taken_by_a_channel_that_went_comes_aga
 
     await broker._home.run(given_up)
     assert b"1" == (await one(broker)).message.body
+
+
+async def test_nothing_comes_to_a_worker_whose_fetch_was_cancelled(make: Any) -> None:
+    paused, other = make(), make()
+    waiting = asyncio.create_task(paused.fetch(EMAILS, 10, 30.0))
+    await until(lambda: consumers(other), 1)
+    waiting.cancel()
+    await until(lambda: consumers(other), 0)
+    await send(other, b"1")
+    assert b"1" == (await one(other)).message.body
+
+
+async def test_nothing_comes_to_a_worker_that_has_not_fetched_for_a_lease(make: Any) -> None:
+    idle, other = make(), make()
+    assert [] == list(await idle.fetch(replace(EMAILS, lease=0.5), 10, 0.1))
+    assert 1 == await consumers(other)  # kept for the next fetch
+    await until(lambda: consumers(other), 0)
+    await send(other, b"1")
+    assert b"1" == (await one(other)).message.body
+
+
+async def test_what_came_for_one_order_of_queues_is_there_for_another(broker: RabbitmqBroker) -> None:
+    lanes = replace(EMAILS, queues=("emails:high", "emails"))
+    assert [] == list(await broker.fetch(lanes, 10, 0.1))
+    await send(broker, b"1")
+    assert b"1" == (await one(broker, replace(lanes, queues=("emails", "emails:high")))).message.body
+
+
+async def consumers(broker: RabbitmqBroker) -> int:
+    async def ask(core: Any) -> int:
+        answer = await core.topology.call(spec.Queue.Declare(queue="emails@workers", passive=True), "asking")
+        return int(answer.consumer_count)
+
+    await broker.fetch(EMAILS, 0, 0.0)
+    return await broker._home.run(ask)
+
+
+async def until(ask: Any, expected: int) -> None:
+    deadline = time.monotonic() + 10
+    while (found := await ask()) != expected:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("queues", [(), ("emails:high", "emails")])
