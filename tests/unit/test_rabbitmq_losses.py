@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import Counter
 from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 from msgspec.structs import replace
+from pamqp import commands as spec
 
-from penstock.broker import Outgoing
+from penstock.broker import Outgoing, Settlement
 from penstock.brokers.rabbitmq import RabbitmqBroker, names
+from penstock.brokers.rabbitmq.core import IDLE
 from penstock.brokers.rabbitmq.reading import Ticket
 from penstock.errors import ConnectionFailed, PublishError, UnsupportedFeature
 from penstock.message import Message
@@ -68,16 +73,23 @@ async def test_a_queue_that_was_deleted_while_nobody_fetched_is_made_again(
 
 
 async def test_what_runs_is_not_handed_out_again_when_the_server_closes_its_channel(
-    broker: RabbitmqBroker, plain: aio_pika.abc.AbstractChannel
+    broker: RabbitmqBroker,
 ) -> None:
     lanes = replace(EMAILS, queues=("emails:high", "emails"))
     await broker.fetch(lanes, 0, 0.0)
     await send(broker, b"1")
     held = await one(broker, lanes)
-    await plain.queue_delete("emails:high@workers")  # the next look at it costs the channel
+    with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
+        await broker._home.run(_reads_what_is_not_there)
     assert [] == list(await broker.fetch(lanes, 1, 0.5))
     assert await settle(broker, held, Ack())
     await nothing_left(broker)
+
+
+async def _reads_what_is_not_there(core: Any) -> None:
+    """It costs the channel."""
+    (reader,) = core.readers()
+    await reader._channel.call(spec.Basic.Consume(queue="nowhere", consumer_tag="x"), 5.0)
 
 
 async def test_an_earlier_lane_goes_first_even_if_a_later_one_has_something_in_hand(broker: RabbitmqBroker) -> None:
@@ -209,3 +221,76 @@ async def test_what_a_cancelled_fetch_had_taken_by_a_channel_that_went_comes_aga
 
     await broker._home.run(given_up)
     assert b"1" == (await one(broker)).message.body
+
+
+async def test_nothing_comes_to_a_worker_whose_fetch_was_cancelled(make: Any) -> None:
+    paused, other = make(), make()
+    waiting = asyncio.create_task(paused.fetch(EMAILS, 10, 30.0))
+    await until(lambda: consumers(other), 1)
+    waiting.cancel()
+    await until(lambda: consumers(other), 0, within=IDLE / 2)
+    await send(other, b"1")
+    assert b"1" == (await one(other)).message.body
+
+
+async def test_nothing_comes_to_a_worker_that_has_not_fetched_for_a_lease(make: Any) -> None:
+    idle, other = make(), make()
+    assert [] == list(await idle.fetch(replace(EMAILS, lease=0.5), 10, 0.1))
+    assert 1 == await consumers(other)  # kept for the next fetch
+    await until(lambda: consumers(other), 0)
+    await send(other, b"1")
+    assert b"1" == (await one(other)).message.body
+
+
+async def test_what_came_for_one_order_of_queues_is_there_for_another(broker: RabbitmqBroker) -> None:
+    lanes = replace(EMAILS, queues=("emails:high", "emails"))
+    assert [] == list(await broker.fetch(lanes, 10, 0.1))
+    await send(broker, b"1")
+    assert b"1" == (await one(broker, replace(lanes, queues=("emails", "emails:high")))).message.body
+
+
+async def consumers(broker: RabbitmqBroker) -> int:
+    async def ask(core: Any) -> int:
+        answer = await core.topology.call(spec.Queue.Declare(queue="emails@workers", passive=True), "asking")
+        return int(answer.consumer_count)
+
+    await broker.fetch(EMAILS, 0, 0.0)
+    return await broker._home.run(ask)
+
+
+async def until(ask: Any, expected: int, within: float = 10.0) -> None:
+    deadline = time.monotonic() + within
+    while (found := await ask()) != expected:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("queues", [(), ("emails:high", "emails")])
+async def test_what_was_never_lost_is_never_counted_however_it_is_fetched(make: Any, queues: tuple[str, ...]) -> None:
+    """The server counts what it sends to a consumer that is just being cancelled, though nobody sees it."""
+    owners, sender, dice = [make(), make()], make(), random.Random(5)
+    subscription, count = replace(EMAILS, queues=queues), 2000
+    counts: Counter[int] = Counter()
+    bodies: Counter[bytes] = Counter()
+    for lane in queues or ("emails",):
+        await sender.fetch(replace(EMAILS, source=lane), 0, 0.0)
+
+    async def work(owner: RabbitmqBroker) -> None:
+        while bodies.total() < count:
+            turned = replace(subscription, queues=queues[:: dice.choice((1, -1))])
+            found = await owner.fetch(turned, dice.choice((1, 3, 10, 100)), dice.choice((0.0, 0.1)))
+            counts.update(delivery.count for delivery in found)
+            bodies.update(delivery.message.body for delivery in found)
+            for some in (found[::2], found[1::2]):
+                await asyncio.sleep(0)
+                assert [] == list(await owner.settle([Settlement(delivery=each, outcome=Ack()) for each in some]))
+
+    async def publish() -> None:
+        for n in range(count):
+            await send(sender, str(n).encode(), dice.choice(queues or ("emails",)))
+
+    async with asyncio.timeout(50):
+        await asyncio.gather(publish(), *map(work, owners))
+    assert {1: count} == counts
+    assert {str(n).encode(): 1 for n in range(count)} == bodies
+    await nothing_left(sender)

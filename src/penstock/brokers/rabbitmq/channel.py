@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from ...errors import BrokerError, EncodeError
+from .window import Window
 
 _CHUNK = 256 * 1024  # bytes handed to the connection at once
 
@@ -82,7 +84,8 @@ class BatchChannel(Channel):
         self._unconfirmed: dict[int, tuple[_Batch, int, Parcel]] = {}
         self._writing = asyncio.Lock()
         self.cancelled: Callable[[str], None] = _nobody
-        self.unsettled: dict[int, None] = {}  # tags of deliveries, oldest first
+        self.unsettled: dict[int, Window | None] = {}  # tags of deliveries, oldest first
+        self._behind: deque[ChannelFrame] = deque()
         self.on_consumer_cancel_callbacks.add(self._consumer_cancelled)
 
     @property
@@ -96,6 +99,14 @@ class BatchChannel(Channel):
     def write(self, *frames: Any) -> None:
         """Send methods that have no answer."""
         self._put(b"".join(pamqp.frame.marshal(frame, self.number) for frame in frames))
+
+    def settled(self, tag: int) -> bool:
+        """The server is about to be told the fate of a delivery; false if it has been told."""
+        if tag not in self.unsettled:
+            return False
+        if (window := self.unsettled.pop(tag)) is not None:
+            window.held -= 1
+        return True
 
     async def publish(self, parcels: Sequence[Parcel]) -> list[Exception | None]:
         """Publish a batch and wait for all confirms; the fate of each. Raises what ends the channel."""
@@ -139,13 +150,19 @@ class BatchChannel(Channel):
         await drained
 
     def _put(self, payload: bytes) -> None:
-        # Past the queue's limit: an ack never waits behind a large publish of somebody else
         frame = ChannelFrame(payload=payload, should_close=False)
         queue: Any = self.write_queue
-        if queue.full():
-            self.create_task(queue.put(frame))
+        if self._behind or queue.full():  # nothing overtakes: an ack never goes before an earlier cancellation
+            self._behind.append(frame)
+            if len(self._behind) == 1:
+                self.create_task(self._catch_up())
         else:
             queue.put_nowait(frame)
+
+    async def _catch_up(self) -> None:
+        while self._behind:
+            await self.write_queue.put(self._behind[0])
+            self._behind.popleft()
 
     async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
         _, header = await self.frames.get()

@@ -27,6 +27,7 @@ from .taking import take
 logger = logging.getLogger("penstock")
 
 LOOKS = 10  # at the leases, in the time of the shortest one
+IDLE = 5.0  # seconds without a fetch after which nothing more is taken in, or a lease if that is shorter
 RELAY = 500
 
 
@@ -38,7 +39,7 @@ class Core(Shared):
         self.taking.lost, self.taking.ended = self._lost, self._ended
         self.settler = Settler(self, self.readers)
         self.parking = Parking(self)
-        self._readers: dict[tuple[tuple[str, ...], str], Reader] = {}
+        self._readers: dict[tuple[frozenset[str], str], Reader] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._settling = 0
         self._shortest = options.hold
@@ -66,6 +67,8 @@ class Core(Shared):
         self.topology.forget()
 
     async def _give_back(self) -> None:
+        for reader in self._readers.values():  # or what is given back would come again
+            await reader.shut()
         helds = [held for held in self.holdings.table.values() if held.channel.alive]
         for reader in self._readers.values():
             for buffer in reader.buffers:
@@ -78,7 +81,8 @@ class Core(Shared):
                 await channel.call(spec.Basic.Qos(prefetch_count=1), self.options.timeout)
 
     def reader(self, subscription: Subscription) -> Reader:
-        key = (subscription.queues or (subscription.source,), subscription.group)
+        # In whatever order they are asked for: what came for one order is there for the next
+        key = (frozenset(subscription.queues or (subscription.source,)), subscription.group)
         if key not in self._readers:
             self._readers[key] = Reader(self, self.parking, self.relay, subscription)
         return self._readers[key]
@@ -90,12 +94,11 @@ class Core(Shared):
         self, subscription: Subscription, limit: int, wait: float, ticket: Ticket
     ) -> list[Delivery[Receipt]]:
         """See the port."""
-        found = await self.reader(subscription).fetch(subscription, limit, wait, ticket)
-        if found:
+        if limit > 0:
             self._shortest = min(self._shortest, subscription.lease)
             if self._keeper is None:
                 self._keeper = asyncio.create_task(self._keep())
-        return found
+        return await self.reader(subscription).fetch(subscription, limit, wait, ticket)
 
     async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
         """See the port."""
@@ -169,12 +172,15 @@ class Core(Shared):
         """Its owner was silent for too long: hand it to others, which counts."""
         self.holdings.drop(held)
         if held.channel.alive:
-            held.channel.unsettled.pop(held.tag, None)
+            held.channel.settled(held.tag)
             held.channel.write(spec.Basic.Reject(delivery_tag=held.tag, requeue=True))
 
     async def _give_back_stale(self, now: float) -> None:
         """What lies in a buffer for which nobody asks any more. What cannot be given back stays there."""
-        for reader in self._readers.values():
+        for reader in self.readers():
+            if not reader.lock.locked() and now - reader.asked > min(self._shortest, IDLE):
+                async with reader.lock:
+                    await reader.shut()
             stale = [h for buffer in reader.buffers for h in buffer if now - h.since > self._shortest]
             if stale and not reader.lock.locked():
                 async with reader.lock:

@@ -155,5 +155,5 @@ def _acks(channel: BatchChannel, tags: set[int]) -> list[spec.Basic.Ack]:
         last = tag
     if last:
         frames.append(spec.Basic.Ack(delivery_tag=last, multiple=True))
-    known = [tag for tag in tags if channel.unsettled.pop(tag, tag) is None]
+    known = [tag for tag in tags if channel.settled(tag)]
     return [*frames, *(spec.Basic.Ack(delivery_tag=tag) for tag in known if tag > last)]

@@ -1,8 +1,10 @@
 """One subscription, read by one process.
 
-A fetch opens a consumer whose window is what was asked for and cancels it again: the server hands over no more than
-that, and nothing lies about here while handlers are slow. What it had handed over when the cancellation is confirmed
-has arrived by then. Only what comes in vain (after a cancelled fetch) stays in the buffer, for the next one.
+A fetch asks how much is ready and opens a consumer with a window for as much of it as is wanted: full at once as a
+rule, and cancelled then (``window`` says why only then). If nothing is ready it waits with a window for one message,
+then asks again. So hardly anything comes that nobody asks for, and nothing lies about here while handlers are slow. A
+window that others left too little for stays open for the next fetch, one in each lane. What comes meanwhile, or in
+vain (after a cancelled fetch), stays in the buffer. When nobody fetches any more windows are cancelled as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .holdings import Held, Receipt, ack
 from .link import Missing, translated
 from .parking import Parking
 from .shared import Shared
+from .window import Window
 
 BACKLOG_EVERY = 1.0  # seconds between looks for what was published while there was no group
 
@@ -41,7 +44,7 @@ class Ticket:
 
 
 class Reader:
-    """``lanes``: the sources, in the order in which they are taken from."""
+    """``lanes``: the sources. ``asked``: when somebody fetched last."""
 
     def __init__(self, core: Shared, parking: Parking, relay: Relay, subscription: Subscription) -> None:
         self._core, self._parking, self._relaying = core, parking, relay
@@ -52,32 +55,40 @@ class Reader:
         self.lock = asyncio.Lock()
         self.buffers: list[deque[Held]] = [deque() for _ in self.lanes]
         self._channel: BatchChannel | None = None
-        self._window = 0
+        self._windows: dict[int, Window] = {}  # by lane: those that can be given something
+        self._prefetch = 0
         self._serial = itertools.count(1)
         self._arrived = asyncio.Event()
         self._backlog_at = float("-inf")
+        self.asked = core.clock.monotonic()
 
     async def fetch(
         self, subscription: Subscription, limit: int, wait: float, ticket: Ticket
     ) -> list[Delivery[Receipt]]:
         """See the port."""
+        order = [self.lanes.index(source) for source in subscription.queues or (subscription.source,)]
         async with self.lock:
             try:
-                await self._filled(limit, wait, ticket)
+                await self._filled(order, limit, wait, ticket)
             except Missing:  # a queue was deleted since it was last seen: make it anew
                 self._core.topology.forget()
-                await self._filled(limit, wait, ticket)
-            return [] if ticket.stop.is_set() else self._take(subscription, limit, ticket)
+                await self._filled(order, limit, wait, ticket)
+            finally:
+                self.asked = self._core.clock.monotonic()
+            if ticket.stop.is_set():
+                await self.shut()
+                return []
+            return self._take(order, subscription.lease, limit, ticket)
 
-    async def _filled(self, limit: int, wait: float, ticket: Ticket) -> None:
+    async def _filled(self, order: Sequence[int], limit: int, wait: float, ticket: Ticket) -> None:
         """Have something to hand out, if there is something."""
         await self.prepare()
         if limit <= 0 or ticket.stop.is_set():
             return
         if not any(self.buffers):
-            await self._look(limit, wait, ticket)
+            await self._look(order, limit, wait, ticket)
         elif len(self.lanes) > 1:  # what lies here is not to go before what has come to an earlier lane since
-            await self._in_turn(limit)
+            await self._in_turn(order, limit)
 
     async def prepare(self) -> BatchChannel:
         """Queues and a channel."""
@@ -87,7 +98,8 @@ class Reader:
             self._core.holdings.orphan()  # it may have gone just now, and nobody been told yet
             self._channel = await self._core.taking.channel(self._sink)
             self._channel.cancelled = self._gone
-            self._window = 0
+            self._windows.clear()
+            self._prefetch = 0
             await self._parking.resume(self.lanes, self.group)
         return self._channel
 
@@ -117,47 +129,73 @@ class Reader:
             for lane in range(len(self.lanes)):
                 await self._burst(lane, count)
 
-    async def _look(self, limit: int, wait: float, ticket: Ticket) -> None:
-        await self._relay()
-        if len(self.lanes) == 1:
-            await self._consume((0,), limit, wait, ticket)
+    async def shut(self) -> None:
+        """Nobody fetches any more. What is assigned in this very moment counts as handed over."""
+        channel, windows = self._channel, list(self._windows.values())
+        self._windows.clear()
+        if channel is None or not channel.alive:
             return
-        await self._in_turn(limit)
-        if not any(self.buffers) and wait > 0:
-            await self._consume(range(len(self.lanes)), 1, wait, ticket)
-            if any(self.buffers) and not ticket.stop.is_set():
-                await self._in_turn(limit)
+        async with translated(f"reading {self.lanes[0]!r} no more", self._core.taking):
+            for window in windows:
+                await channel.call(spec.Basic.Cancel(consumer_tag=window.tag), self._core.options.timeout)
 
-    async def _in_turn(self, limit: int) -> None:
-        for lane in range(len(self.lanes)):
-            missing = limit - sum(map(len, self.buffers[: lane + 1]))
+    async def _look(self, order: Sequence[int], limit: int, wait: float, ticket: Ticket) -> None:
+        self._arrived.clear()
+        await self._relay()
+        await self._in_turn(order, limit)
+        if not any(self.buffers) and wait > 0:
+            for lane in order:
+                if lane not in self._windows:
+                    await self._open(lane, 1)
+            if not ticket.stop.is_set():
+                await wait_until(self._arrived, self._core.clock, wait)
+            if any(self.buffers) and not ticket.stop.is_set():
+                await self._in_turn(order, limit)
+        self._living()
+
+    async def _in_turn(self, order: Sequence[int], limit: int) -> None:
+        earlier = 0
+        for lane in order:
+            missing = limit - earlier - len(self.buffers[lane])
             if missing > 0:
                 await self._burst(lane, missing)
+            earlier += len(self.buffers[lane])
 
     async def _burst(self, lane: int, count: int) -> None:
-        await self._consume((lane,), count, 0.0, None)
+        """Take ``count`` more messages of a lane, if it has them now."""
+        if lane in self._windows:
+            there = len(self.buffers[lane])
+            await self._overtaken()
+            count -= len(self.buffers[lane]) - there
+            if lane in self._windows or count <= 0:
+                return  # what was ready would have filled the window
+        queue = names.group_queue(self.lanes[lane], self.group)
+        if ready := await self._core.topology.waiting(queue):
+            await self._open(lane, min(count, ready))
+            if lane in self._windows:
+                await self._overtaken()
 
-    async def _consume(self, lanes: Sequence[int], count: int, wait: float, ticket: Ticket | None) -> None:
-        """Open windows, wait for a first message, close them: then everything handed over is here."""
-        channel = self._channel
-        if channel is None:
+    async def _open(self, lane: int, size: int) -> None:
+        """Let the server hand over this many messages of a lane."""
+        channel, timeout = self._living(), self._core.options.timeout
+        window = Window(f"{next(self._serial)}.{lane}", min(size, 65_535))
+        queue = names.group_queue(self.lanes[lane], self.group)
+        async with translated(f"fetching from {self.lanes[lane]!r}", self._core.taking):
+            if window.size != self._prefetch:
+                await channel.call(spec.Basic.Qos(prefetch_count=window.size), timeout)
+                self._prefetch = window.size
+            self._windows[lane] = window
+            await channel.call(spec.Basic.Consume(queue=queue, consumer_tag=window.tag), timeout)
+
+    async def _overtaken(self) -> None:
+        """Have what was on its way: it comes before the answer to this."""
+        async with translated(f"fetching from {self.lanes[0]!r}", self._core.taking):
+            await self._living().call(spec.Basic.Qos(prefetch_count=self._prefetch), self._core.options.timeout)
+
+    def _living(self) -> BatchChannel:
+        if self._channel is None or not self._channel.alive:
             raise ConnectionFailed("fetching: the connection to RabbitMQ was closed")
-        core, timeout = self._core, self._core.options.timeout
-        self._arrived.clear()
-        async with translated(f"fetching from {self.lanes[0]!r}", core.taking):
-            if count != self._window:
-                await channel.call(spec.Basic.Qos(prefetch_count=min(count, 65_535)), timeout)
-                self._window = count
-            tags = [f"{next(self._serial)}.{lane}" for lane in lanes]
-            for tag, lane in zip(tags, lanes, strict=True):
-                queue = names.group_queue(self.lanes[lane], self.group)
-                await channel.call(spec.Basic.Consume(queue=queue, consumer_tag=tag), timeout)
-            if wait > 0 and not (ticket is not None and ticket.stop.is_set()):
-                await wait_until(self._arrived, core.clock, wait)
-            for tag in tags:
-                await channel.call(spec.Basic.Cancel(consumer_tag=tag), timeout)
-        if not channel.alive:
-            raise ConnectionFailed("fetching: the connection to RabbitMQ was closed")
+        return self._channel
 
     async def _relay(self) -> None:
         """Publish, for all groups there are now, what came while there was none."""
@@ -169,8 +207,9 @@ class Reader:
                 await self._relaying(source, count)
         self._backlog_at = now
 
-    def _gone(self, _: str) -> None:
+    def _gone(self, tag: str) -> None:
         """The server has cancelled a consumer: the queue was deleted, or has moved."""
+        self._windows = {lane: window for lane, window in self._windows.items() if window.tag != tag}
         self._core.topology.forget()
         self._backlog_at = float("-inf")  # what was published meanwhile is there
         self._arrived.set()
@@ -179,7 +218,7 @@ class Reader:
         """Put a message into the buffer, unless we know it already."""
         core, lane = self._core, int(arrival.consumer.rpartition(".")[2])
         channel, tag, found = arrival.channel, arrival.tag, arrival.properties
-        channel.unsettled[tag] = None
+        channel.unsettled[tag] = self._narrowed(channel, lane, arrival.consumer)
         held = Held(channel, tag, self.lanes[lane], self.group, found, arrival.body)
         held.since = core.clock.monotonic()
         if arrival.redelivered and held.key is not None:
@@ -192,15 +231,27 @@ class Reader:
         self.buffers[lane].append(held)
         self._arrived.set()
 
-    def _take(self, subscription: Subscription, limit: int, ticket: Ticket) -> list[Delivery[Receipt]]:
+    def _narrowed(self, channel: BatchChannel, lane: int, tag: str) -> Window | None:
+        """The window that a message came to. It is closed when that was the last one that fits."""
+        window = self._windows.get(lane)
+        if channel is not self._channel or window is None or window.tag != tag:
+            return None
+        window.held += 1
+        if window.full:
+            channel.write(spec.Basic.Cancel(consumer_tag=tag, nowait=True))
+            del self._windows[lane]
+        return window
+
+    def _take(self, order: Sequence[int], lease: float, limit: int, ticket: Ticket) -> list[Delivery[Receipt]]:
         taken: list[Held] = []
-        for buffer in self.buffers:
+        for lane in order:
+            buffer = self.buffers[lane]
             while buffer and len(taken) < limit:
                 held = buffer.popleft()
                 if held.channel.alive:
                     taken.append(held)
         ticket.taken = taken
-        return [self._delivery(held, subscription.lease) for held in taken]
+        return [self._delivery(held, lease) for held in taken]
 
     def _delivery(self, held: Held, lease: float) -> Delivery[Receipt]:
         if not held.ident:

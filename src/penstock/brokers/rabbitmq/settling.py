@@ -82,7 +82,7 @@ class Settler:
         """Publish copies and ack the originals whose copy is safe; without a copy the original goes back itself."""
         back = [held for held, parcel in pairs if parcel is None]
         for held in back:
-            held.channel.unsettled.pop(held.tag, None)
+            held.channel.settled(held.tag)
             held.channel.write(spec.Basic.Nack(delivery_tag=held.tag, requeue=True))
             self._core.holdings.drop(held)
         moved = [(held, parcel) for held, parcel in pairs if parcel is not None]
