@@ -18,9 +18,12 @@ import asyncio
 import importlib.util
 import os
 import shutil
+import sys
+from asyncio import selector_events
+from asyncio.selector_events import _SelectorSocketTransport
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -47,6 +50,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         heavy = item.path.parent.name in HEAVY
         item.add_marker(pytest.mark.xdist_group("heavy" if heavy else item.nodeid.rpartition("::")[0]))
     items.sort(key=lambda item: item.path.parent.name not in HEAVY)
+
+
+class _Born(_SelectorSocketTransport):
+    """A connection that knows where it was made: one that nobody closed is collected in some later test."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        frames, frame = list[str](), sys._getframe(1)
+        while frame is not None and len(frames) < 16:
+            frames.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+            frame = frame.f_back  # type: ignore[assignment]
+        self.born = f"{os.environ.get('PYTEST_CURRENT_TEST')}, {' < '.join(frames)}"
+        super().__init__(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} made in {self.born}"
+
+
+selector_events._SelectorSocketTransport = _Born  # type: ignore[misc]
 
 
 # The suite that we ship is made of assertions too: a failing one shows its values
