@@ -213,12 +213,14 @@ class Fleet:
             await asyncio.sleep(0.01)
 
     async def until_empty(self, within: float = PATIENCE) -> StreamStats:
-        """Wait until the stream holds nothing, now or later."""
-        deadline = time.monotonic() + within
+        """Wait until the stream holds nothing, now or later: seen twice, as what moves meanwhile is in neither number."""
+        deadline, looks = time.monotonic() + within, 0
         async with Inspector(open_broker(self.settings.url)) as inspector:
             while True:
                 (stats,) = await inspector.stats(self.settings.stream)
-                if not stats.size and not stats.delayed and not any(group.leased for group in stats.groups):
+                empty = not stats.size and not stats.delayed and not any(group.leased for group in stats.groups)
+                looks = looks + 1 if empty else 0
+                if looks == 2:
                     return stats
                 assert time.monotonic() < deadline, f"still there after {within} s: {stats}; {self.tail()}"
                 await asyncio.sleep(0.05)

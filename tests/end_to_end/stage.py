@@ -71,13 +71,16 @@ class Stage:
             await asyncio.sleep(0.01)
 
     async def until_empty(self, within: float = PATIENCE) -> None:
-        """Wait until the stream holds nothing, now or later."""
+        """Wait until the stream holds nothing, now or later: seen twice, as what moves meanwhile is in neither number."""
 
         async def empty() -> bool:
             stats = await self.stats()
             return not stats.size and not stats.delayed and not any(group.leased for group in stats.groups)
 
-        await self.until(empty, within)
+        async def still() -> bool:
+            return await empty() and await empty()
+
+        await self.until(still, within)
 
     async def close(self) -> None:
         for worker in self._workers:

@@ -43,7 +43,7 @@ async def proxied(sqs_server: SqsServer) -> AsyncIterator[tuple[FaultProxy, Stag
     sqs_server.flush()
     host, _, port = sqs_server.endpoint.rpartition("/")[2].partition(":")
     async with FaultProxy(host, int(port)) as proxy:
-        stage = Stage(f"sqs://local:local@127.0.0.1:{proxy.port}?region={sqs.REGION}&tls=false&timeout=1")
+        stage = Stage(f"sqs://local:local@127.0.0.1:{proxy.port}?region={sqs.REGION}&tls=false&timeout=3")
         yield proxy, stage
         proxy.heal()
         await stage.close()

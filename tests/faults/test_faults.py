@@ -31,7 +31,7 @@ from tests.faults.verdict import (
 JOBS = int(os.environ.get("PENSTOCK_FAULT_JOBS", "600"))
 BLACKHOLE = float(os.environ.get("PENSTOCK_FAULT_BLACKHOLE", "2.5"))
 RESULTS = os.environ.get("PENSTOCK_FAULT_RESULTS")
-LEASE, DEADLINE = (1.0, 1.0) if JOBS < 10_000 else (3.0, 2.0)
+LEASE, DEADLINE = (1.0, 2.0) if JOBS < 10_000 else (3.0, 2.0)
 SIZES = Sizes(
     jobs=JOBS,
     lease=LEASE,
