@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from msgspec.structs import replace
@@ -57,8 +58,9 @@ class FetchingTests(Harness):
         found: list[bytes] = []
 
         async def drain(owner: Broker[Any]) -> None:
-            while batch := await self.fetch(owner, subscription, limit=7):
-                found.extend(bodies(batch))
+            deadline = time.monotonic() + PATIENCE
+            while len(found) < 300 and time.monotonic() < deadline:
+                found.extend(bodies(await self.fetch(owner, subscription, limit=7, wait=0.2)))
 
         await asyncio.gather(*[drain(owner) for owner in owners])
         assert sorted(str(n).encode() for n in range(300)) == sorted(found)
