@@ -108,7 +108,10 @@ class Worker:
         """
         if self._starting is None:
             self._stopping = None
-            for asked in (self._wanted_down, self._hurry):  # here, not in the task: who wants it down before it is heard
+            for asked in (
+                self._wanted_down,
+                self._hurry,
+            ):  # here, not in the task: who wants it down before it is heard
                 asked.clear()
             self._starting = asyncio.create_task(self._start())
         try:

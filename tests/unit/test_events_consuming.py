@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -34,6 +35,7 @@ from penstock.brokers.memory import MemoryBroker
 from penstock.brokers.redis_streams import RedisStreamsBroker
 from penstock.errors import UnsupportedFeature
 from penstock.stores.memory import MemoryStore
+from tests.servers.redis_server import Server
 
 STREAM = "user-events"
 SOON = RetryPolicy(max_attempts=3, backoff=Constant(delay=0.01))
@@ -458,3 +460,30 @@ async def test_a_stop_gives_back_what_has_not_run(broker: Broker[Any]):
     async with second:
         await until(lambda: len(got) == 5)
     assert [0, 1, 2, 3, 4] == sorted(got)
+
+
+async def test_an_event_of_a_batch_is_found_by_its_plain_type_whatever_its_namespace(
+    redis_url: str, shared_server: Server
+):
+    header = {"id": "i", "type": "acme.user.created", "origin": "svc", "timestamp": "", "hash": "", "version": "1.0.0"}
+    message = {"eventType": "user.created", "body": 1, "envelope": {"header": header, "body": 1}}
+    batch = {"header": {"type": "user-batch", "messageCount": 1, "batchId": "b"}, "body": {"messages": [message]}}
+    broker = open_broker(redis_url)
+    consumer, got = consumer_on(broker), asyncio.Queue[Any]()
+    consumer.add_handler("user.created", got.put)
+
+    async with consumer:
+        shared_server.call("XADD", STREAM, "*", "data", json.dumps({"pattern": "user-batch", "data": batch}))
+        assert 1 == await asyncio.wait_for(got.get(), 10)
+    await broker.close()
+
+
+async def test_a_validator_judges_an_event_that_nobody_handles_by_what_it_says(broker: Broker[Any]):
+    judged: list[Any] = []
+    consumer = consumer_on(broker, validator=EventValidator({"user.gone": judged.append}))
+
+    async with consumer:
+        await publish(broker, "user.gone", {"userId": "1"})
+        await until(lambda: consumer.consumer.counters.acked + consumer.consumer.counters.dead)
+        assert 1 == (await consumer.status()).unhandled
+    assert [{"userId": "1"}] == judged

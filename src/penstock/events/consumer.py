@@ -16,7 +16,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
 from ..context import Context
 from ..dialect import SupportsDialect
-from ..errors import BrokerError, ConfigurationError, UnsupportedFeature, ValidationError
+from ..errors import BrokerError, ConfigurationError, DecodeError, UnsupportedFeature, ValidationError
 from ..executor import Limits
 from ..intake import Prefetch
 from ..message import Delivery, Envelope
@@ -30,7 +30,7 @@ from ..store import Store
 from ..telemetry import TELEMETRY, Telemetry
 from ..worker import Worker
 from .envelope import plain_type
-from .handlers import ANY_RAW, EventRegistry
+from .handlers import ANY_BODY, ANY_RAW, EventRegistry
 from .stats import ConsumerStatus, Observed
 from .validation import Validator, ensure_valid
 
@@ -254,10 +254,12 @@ class _Validating:
         self._validator, self._note = validator, note
 
     async def __call__(self, envelope: Envelope[Any], call_next: Callable[[Envelope[Any]], Any]) -> Outcome:
-        message = envelope.message
+        body, text = envelope.payload, None
         try:
-            await ensure_valid(self._validator, plain_type(message), envelope.payload, None)
-        except ValidationError as error:
+            if type(body) is bytes:  # nobody handles it, so that it has not been read
+                body, text = ANY_BODY.decode(body), body
+            await ensure_valid(self._validator, plain_type(envelope.message), body, text)
+        except (DecodeError, ValidationError) as error:
             self._note(error)
             return DeadLetter("invalid", error)
         outcome: Outcome = await call_next(envelope)
