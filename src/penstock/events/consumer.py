@@ -199,16 +199,18 @@ class EventConsumer:
 
     async def _ask(self) -> tuple[int | None, int | None, bool]:
         """What the group has pending and before it, and whether the broker answers."""
+        apart = self._owned and not self.consumer.running  # who only asks disturbs no start and leaves nothing open
+        asked: Broker[Any] = self._broker.fork() if apart else self._broker
         try:
-            await self._broker.open()
-            if not isinstance(self._broker, SupportsInspect):
+            await asked.open()
+            if not isinstance(asked, SupportsInspect):
                 return self.consumer.in_flight, None, True
-            stats = await self._broker.stats(self._stream)
+            stats = await asked.stats(self._stream)
         except BrokerError:
             return None, None, False
         finally:
-            if self._owned and not self.consumer.running:  # who only asks leaves nothing open behind
-                await self._broker.close()
+            if apart:
+                await asked.close()
         group = next((each for each in stats.groups if each.name == self._group), None)
         return (0, None, True) if group is None else (group.leased, group.lag, True)
 
@@ -239,12 +241,12 @@ def deduplicated(
 
 def _by_id(context: Context) -> str | None:
     ident = context.headers.get("id")
-    return ident if isinstance(ident, str) else None
+    return ident if isinstance(ident, str) and ident else None
 
 
 def _by_hash(context: Context) -> str | None:
     digest = context.headers.get("hash")
-    return f"{context.type}:{digest}" if isinstance(digest, str) else None
+    return f"{context.type}:{digest}" if isinstance(digest, str) and digest else None
 
 
 class _Validating:
@@ -285,6 +287,12 @@ def _speaking(broker: Broker[Any], stream: str, dead: str | None) -> Broker[Any]
     given: Any = broker
     if isinstance(given, str):
         raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({given!r})")
+    letters: Any = dead
+    if letters is not None and (not isinstance(letters, str) or letters in {"", stream}):
+        raise ConfigurationError(
+            f"dead_letter_stream names a stream other than {stream!r}, which its dead letters would come back to; got"
+            f" {letters!r:.100}. Leave it out for {stream}-dlq"
+        )
     if isinstance(broker, SupportsDialect):
         return broker.speaking("events", dead_letters={stream: dead} if dead else None)
     if dead not in {None, f"{stream}-dlq"}:

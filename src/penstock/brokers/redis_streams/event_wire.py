@@ -237,11 +237,17 @@ def written(message: Message, *, attempt: int, at: float | None = None, group: s
     """A message as a single event of release 2, in three parts; with the middle one it is for ``group`` only."""
     headers, type_ = message.headers, message.type
     body = _checked(message.body)
-    if type(headers.get("origin")) is str and "id" in headers:
+    kinds = {type(headers.get(name)) for name in NAMED}
+    if kinds == {str}:
         header: dict[str, Any] = {"id": "", "type": type_, **headers}
         header.pop(PATTERN, None)
-    else:
+    elif kinds == {type(None)}:
         header = _nobodys(message)
+    else:
+        raise EncodeError(
+            f"an event's header has {', '.join(NAMED)}, all of them texts; of these the message of type {type_!a} has"
+            f" {sorted({*NAMED} & headers.keys())}: publish it with an EventPublisher, or choose other names for headers"
+        )
     if attempt:
         header["attempt"] = attempt
     if message.key is not None:
