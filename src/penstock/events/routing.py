@@ -56,7 +56,7 @@ class Routes:
 
     def of(self, type_: str) -> tuple[str, str]:
         """Transport and prefix of a type. Raises ``ConfigurationError`` for what is none."""
-        found = self._found.get(type_)
+        found = self._found.get(type_) if type(type_) is str else None
         if found is None:
             check_type(type_)
             route = next((each for each in self._routes if each.matches(type_)), None)

@@ -17,6 +17,7 @@ from ..codec import Codec
 from ..codecs import codec_for
 from ..errors import ConfigurationError, DecodeError, MissingExtra, ValidationError
 from .canonical import canonical
+from .handlers import ANY_BODY
 
 
 class Validity(msgspec.Struct, frozen=True):
@@ -133,7 +134,7 @@ def _by_json_schema(schema: dict[str, Any]) -> Callable[[Any, bytes], Answer]:
     ready = kind(schema)
 
     def check(_: Any, text: bytes) -> Answer:
-        error = library.exceptions.best_match(ready.iter_errors(msgspec.json.decode(text)))
+        error = library.exceptions.best_match(ready.iter_errors(ANY_BODY.decode(text)))
         return VALID if error is None else f"{error.message} at {error.json_path}"
 
     return check
