@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,7 @@ class Failures:
                 self.dropped += 1
 
     @contextmanager
-    def watched(self) -> Iterator[Mapping[str, Exception]]:
+    def watched(self) -> Generator[Mapping[str, Exception]]:
         """What fails meanwhile: the error of each, by the event's id. All of them, however many."""
         lost: dict[str, Exception] = {}
         self._watching.append(lost)

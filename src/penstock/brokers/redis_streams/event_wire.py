@@ -237,7 +237,7 @@ def written(message: Message, *, attempt: int, at: float | None = None, group: s
     """A message as a single event of release 2, in three parts; with the middle one it is for ``group`` only."""
     headers, type_ = message.headers, message.type
     body = _checked(message.body)
-    kinds = {type(headers.get(name)) for name in NAMED}
+    kinds: set[type[object]] = {type(headers.get(name)) for name in NAMED}
     if kinds == {str}:
         header: dict[str, Any] = {"id": "", "type": type_, **headers}
         header.pop(PATTERN, None)
