@@ -467,6 +467,30 @@ async def test_a_failed_event_with_half_a_character_can_be_looked_at(broker: Rec
 
 
 @pytest.mark.parametrize(
+    ("terms", "error"),
+    [
+        ({"validator": 5}, "a validator is an EventValidator"),
+        ({"namespace": 5}, "namespace is a text"),
+        ({"stream": ""}, "stream= must name a stream"),
+        ({"stream": 5}, "stream= must name a stream"),
+    ],
+)
+def test_terms_of_a_publisher_are_checked_where_they_are_given(broker: Recording, terms: Any, error: str):
+    with pytest.raises(ConfigurationError, match=error):
+        EventPublisher(broker, **{"origin": "user-service", **terms})
+
+
+def test_a_schema_is_for_one_type_since_one_for_a_pattern_would_judge_nothing():
+    with pytest.raises(ConfigurationError, match="is a pattern"):
+        EventValidator({"user.*": dict})
+
+
+def test_an_expression_of_bytes_is_no_pattern():
+    with pytest.raises(ConfigurationError, match="expression of bytes"):
+        matcher(re.compile(b"user"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("type_", "terms", "error"),
     [
         ("user.created", {"key": 5}, "the key of an event is a text, got 5"),

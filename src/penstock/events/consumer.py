@@ -32,7 +32,7 @@ from ..worker import Worker
 from .envelope import plain_type
 from .handlers import ANY_BODY, ANY_RAW, EventRegistry
 from .stats import ConsumerStatus, Observed
-from .validation import Validator, ensure_valid
+from .validation import Validator, check_validator, ensure_valid
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +79,7 @@ class EventConsumer:
     ) -> None:
         at_least_one("retry_attempts, the executions in total,", retry_attempts)
         positive("block, in seconds,", block)
+        check_validator(validator)
         self._clock, self._stream, self._group = clock, stream, group
         self._observed = Observed()
         self._registry = EventRegistry(self._observed, clock, auto_ack=auto_ack)

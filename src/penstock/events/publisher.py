@@ -23,7 +23,7 @@ from .canonical import canonical
 from .envelope import RESERVED, Stamp, event
 from .routing import Route, Routes, StreamRule, stream_of
 from .stats import PublisherStats, Tally
-from .validation import EventValidator, Validator, ensure_valid
+from .validation import EventValidator, Validator, check_validator, ensure_valid
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -78,6 +78,11 @@ class EventPublisher:
         given: Mapping[str, Any] = transports if isinstance(transports, Mapping) else {"default": transports}
         if not given:
             raise ConfigurationError("a publisher needs at least one transport, got none")
+        check_validator(validator)
+        if namespace is not None and not isinstance(cast("object", namespace), str):
+            raise ConfigurationError(f"namespace is a text, what stands before the type, got {namespace!r:.100}")
+        if stream is not None and not callable(stream):
+            stream_of("", stream)
         self._routes = Routes(routes, given, default)
         self._transports = {name: _Transport(name, broker) for name, broker in given.items()}
         self._origin, self._namespace = origin, namespace or origin
