@@ -220,7 +220,8 @@ class BatchedEventPublisher:
         flushing = asyncio.ensure_future(self._flush_quietly())
         sleeping = asyncio.ensure_future(self._clock.sleep(timeout))
         await asyncio.wait((flushing, sleeping), return_when=asyncio.FIRST_COMPLETED)
-        tasks = [flushing, sleeping, *self._timers(), *self._under_way]
+        timers = [queue.timer for queue in self._queues.values() if queue.timer is not None]
+        tasks = [flushing, sleeping, *timers, *self._under_way]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -252,9 +253,6 @@ class BatchedEventPublisher:
         if queue is None:
             queue = self._queues[name] = _Queue()
         return queue, name
-
-    def _timers(self) -> list[asyncio.Task[None]]:
-        return [queue.timer for queue in self._queues.values() if queue.timer is not None]
 
     async def _in_time(self, name: str, queue: _Queue) -> None:
         """The timer of a queue: runs once, from its first event on."""
