@@ -19,6 +19,10 @@ Pattern: TypeAlias = str | re.Pattern[str]
 def matcher(pattern: Pattern) -> Callable[[str], bool]:
     """Whether a type is one of the pattern's. Raises ``ConfigurationError`` for what is no pattern."""
     if isinstance(pattern, re.Pattern):
+        if not isinstance(cast("object", pattern.pattern), str):
+            raise ConfigurationError(
+                f"types are texts, so that no expression of bytes finds them; got {pattern!r:.100}"
+            )
         search = pattern.search
         return lambda type_: search(type_) is not None
     check_pattern(pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from penstock import (
     EventValidator,
     Inspector,
     Message,
+    Producer,
     RetryPolicy,
     deduplicated,
     open_broker,
@@ -32,8 +34,9 @@ from penstock import (
 from penstock.broker import Broker, Outgoing
 from penstock.brokers.memory import MemoryBroker
 from penstock.brokers.redis_streams import RedisStreamsBroker
-from penstock.errors import UnsupportedFeature
+from penstock.errors import EncodeError, UnsupportedFeature
 from penstock.stores.memory import MemoryStore
+from tests.servers.redis_server import Server
 
 STREAM = "user-events"
 SOON = RetryPolicy(max_attempts=3, backoff=Constant(delay=0.01))
@@ -458,3 +461,89 @@ async def test_a_stop_gives_back_what_has_not_run(broker: Broker[Any]):
     async with second:
         await until(lambda: len(got) == 5)
     assert [0, 1, 2, 3, 4] == sorted(got)
+
+
+async def test_an_event_of_a_batch_is_found_by_its_plain_type_whatever_its_namespace(
+    redis_url: str, shared_server: Server
+):
+    header = {"id": "i", "type": "acme.user.created", "origin": "svc", "timestamp": "", "hash": "", "version": "1.0.0"}
+    message = {"eventType": "user.created", "body": 1, "envelope": {"header": header, "body": 1}}
+    batch = {"header": {"type": "user-batch", "messageCount": 1, "batchId": "b"}, "body": {"messages": [message]}}
+    broker = open_broker(redis_url)
+    consumer, got = consumer_on(broker), asyncio.Queue[Any]()
+    consumer.add_handler("user.created", got.put)
+
+    async with consumer:
+        shared_server.call("XADD", STREAM, "*", "data", json.dumps({"pattern": "user-batch", "data": batch}))
+        assert 1 == await asyncio.wait_for(got.get(), 10)
+    await broker.close()
+
+
+async def test_a_validator_judges_an_event_that_nobody_handles_by_what_it_says(broker: Broker[Any]):
+    judged: list[Any] = []
+    consumer = consumer_on(broker, validator=EventValidator({"user.gone": judged.append}))
+
+    async with consumer:
+        await publish(broker, "user.gone", {"userId": "1"})
+        await until(lambda: consumer.consumer.counters.acked + consumer.consumer.counters.dead)
+        assert 1 == (await consumer.status()).unhandled
+    assert [{"userId": "1"}] == judged
+
+
+async def test_a_status_that_is_asked_for_while_it_starts_disturbs_nothing(redis_url: str):
+    broker = open_broker(redis_url)
+    consumer = consumer_on(broker)
+    asking = True
+
+    async def ask() -> None:
+        while asking:
+            assert (await consumer.status()).is_connected
+
+    askers = [asyncio.create_task(ask()) for _ in range(3)]
+    for _ in range(5):
+        async with consumer:
+            await asyncio.sleep(0.02)
+            assert [] == consumer.worker.troubles
+    asking = False
+    await asyncio.gather(*askers)
+    await broker.close()
+
+
+@pytest.mark.parametrize("dead", ["", STREAM, 5])
+async def test_dead_letters_do_not_go_where_they_come_from(broker: Broker[Any], dead: Any):
+    with pytest.raises(ConfigurationError, match="names a stream other than"):
+        consumer_on(broker, dead_letter_stream=dead)
+
+
+async def test_a_message_that_is_no_event_brings_its_headers_along(redis_url: str):
+    for url in ("memory://", f"events+{redis_url}"):
+        broker = open_broker(url)
+        consumer, got = consumer_on(broker), asyncio.Queue[Any]()
+
+        async def note(_: Any, header: EventHeader, got: asyncio.Queue[Any] = got) -> None:
+            got.put_nowait(dict(header.extra))
+
+        consumer.add_handler("*", note)
+        async with consumer:
+            await Producer(broker, STREAM, str).send("x", type="user.created", headers={"tenant": "a"})
+            assert {"tenant": "a"} == await asyncio.wait_for(got.get(), 10)
+        await broker.close()
+
+
+async def test_headers_that_are_only_half_of_an_events_are_refused(redis_url: str):
+    broker = open_broker(f"events+{redis_url}")
+
+    with pytest.raises(EncodeError, match=r"\['id', 'origin'\]"):
+        await Producer(broker, STREAM, str).send("x", type="user.created", headers={"origin": "web", "id": "7"})
+    await broker.close()
+
+
+async def test_events_without_an_id_are_not_taken_for_one_another(broker: Broker[Any]):
+    consumer, got = consumer_on(broker, idempotency=MemoryStore()), asyncio.Queue[Any]()
+    consumer.add_handler("*", got.put)
+    names = dict.fromkeys(("id", "origin", "timestamp", "hash", "version"), "")
+    messages = [Message(type="a", body=b"%d" % n, headers={**names, "origin": "o"}) for n in (1, 2)]
+
+    async with consumer:
+        await consumer.consumer.broker.publish([Outgoing(destination=STREAM, message=each) for each in messages])
+        assert {1, 2} == {await asyncio.wait_for(got.get(), 10), await asyncio.wait_for(got.get(), 10)}

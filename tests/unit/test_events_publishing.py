@@ -407,3 +407,98 @@ async def test_a_caller_that_is_cancelled_takes_no_event_with_it(broker: Recordi
     await publisher.close()
 
     assert ([[1, 2]], []) == (broker.batches, publisher.failed_messages())
+
+
+async def test_publishing_many_tells_what_failed_though_a_full_batch_took_it_along(
+    broker: Recording, clock: ManualClock
+):
+    publisher = batched(broker, clock, max_size=2)
+    broker.refuse = lambda each: BrokerError("no") if each.message.body == b"1" else None
+
+    with pytest.raises(PublishError) as caught:
+        await publisher.publish_many("user.created", [1, 2, 3])
+
+    assert [BrokerError, str, str] == [type(fate) for fate in caught.value.results]
+    assert [1] == [failed.body for failed in publisher.failed_messages()]
+
+
+async def test_a_close_that_is_cancelled_goes_on_and_the_next_waits_for_it(broker: Recording, clock: ManualClock):
+    publisher, broker.gate = batched(broker, clock), asyncio.Event()
+    await publisher.add("user.created", 1)
+    closing = asyncio.create_task(publisher.close())
+    await turns()
+    closing.cancel()
+    again = asyncio.create_task(publisher.close())
+    await turns()
+
+    assert not again.done()
+    broker.gate.set()
+    await again
+    assert [[1]] == broker.batches
+    assert 0 == publisher.memory_stats().total_messages
+
+
+async def test_a_closed_publisher_sends_nothing_again_since_nobody_would_disconnect(
+    broker: Recording, clock: ManualClock
+):
+    publisher = batched(broker, clock)
+    broker.refuse = lambda _: BrokerError("no")
+    await publisher.add("user.created", 1)
+    await publisher.close()
+    single = EventPublisher(broker, origin="user-service")
+    prepared = await single.prepare("user.created", 1)
+    await single.close()
+
+    with pytest.raises(BrokerError, match="closed"):
+        await publisher.retry_failed_messages()
+    with pytest.raises(BrokerError, match="closed"):
+        await single.send([prepared])
+    assert 1 == len(publisher.failed_messages())
+
+
+async def test_a_failed_event_with_half_a_character_can_be_looked_at(broker: Recording, clock: ManualClock):
+    validator = EventValidator({"user.created": {"type": "object"}})
+    publisher = BatchedEventPublisher(broker, origin="svc", validator=validator, clock=clock)
+    broker.refuse = lambda _: BrokerError("no")
+    await publisher.add("user.created", {"name": "\ud800"})
+    await publisher.close()
+
+    assert [{"name": "\ud800"}] == [failed.body for failed in publisher.failed_messages()]
+
+
+@pytest.mark.parametrize(
+    ("terms", "error"),
+    [
+        ({"validator": 5}, "a validator is an EventValidator"),
+        ({"namespace": 5}, "namespace is a text"),
+        ({"stream": ""}, "stream= must name a stream"),
+        ({"stream": 5}, "stream= must name a stream"),
+    ],
+)
+def test_terms_of_a_publisher_are_checked_where_they_are_given(broker: Recording, terms: Any, error: str):
+    with pytest.raises(ConfigurationError, match=error):
+        EventPublisher(broker, **{"origin": "user-service", **terms})
+
+
+def test_a_schema_is_for_one_type_since_one_for_a_pattern_would_judge_nothing():
+    with pytest.raises(ConfigurationError, match="is a pattern"):
+        EventValidator({"user.*": dict})
+
+
+def test_an_expression_of_bytes_is_no_pattern():
+    with pytest.raises(ConfigurationError, match="expression of bytes"):
+        matcher(re.compile(b"user"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("type_", "terms", "error"),
+    [
+        ("user.created", {"key": 5}, "the key of an event is a text, got 5"),
+        ("user.created", {"headers": ["tenant"]}, "headers are a mapping"),
+        (["user.created"], {}, "a pattern of types is a text"),
+    ],
+)
+async def test_what_cannot_be_said_of_an_event_is_refused(broker: Recording, type_: Any, terms: Any, error: str):
+    with pytest.raises((EncodeError, ConfigurationError), match=error):
+        await EventPublisher(broker, origin="user-service").publish(type_, 1, **terms)
+    assert [] == broker.batches

@@ -141,7 +141,18 @@ def test_a_body_with_half_a_character_is_carried_untouched():
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"", b"1", b"null", b"[]", b"[1]", b'["foo","bar"]', b"{}", b'{"pattern":"p"}', b'{"pattern":"p","data":3}'),
+        *(
+            b"",
+            b"1",
+            b"null",
+            b"[]",
+            b"[1]",
+            b'["data"]',
+            b'["foo","bar"]',
+            b"{}",
+            b'{"pattern":"p"}',
+            b'{"pattern":"p","data":3}',
+        ),
         *(b'{"header":{"id":1},"body":1}', b'{"header":[],"body":1}', b'{"header":{"batchId":"b"},"body":3}', b"\xff"),
         b'{"header":{"id":"1","type":"t","origin":"o","timestamp":"","hash":"","version":"","attempt":"x"},"body":1}',
         b'{"data":[1' + b"[" * 3000,
@@ -150,6 +161,16 @@ def test_a_body_with_half_a_character_is_carried_untouched():
 def test_what_is_no_event_is_unreadable_and_says_why(data: bytes):
     with pytest.raises(Unreadable, match="it"):
         read("1-0", data_of([b"data", data]))
+
+
+@pytest.mark.parametrize("at", [b"1" + b"0" * 400, b"1" + b"0" * 20, b"-1", b'"soon"'])
+def test_a_time_that_is_none_is_passed_over(at: bytes):
+    header = b'{"id":"1","type":"t","origin":"o","timestamp":"","hash":"","version":"","enqueuedAt":%b}' % at
+
+    item = read("5000-0", b'{"header":%b,"body":1}' % header)
+
+    assert isinstance(item, tuple)
+    assert 5.0 == item[0].enqueued_at
 
 
 async def published(

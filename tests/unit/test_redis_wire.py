@@ -168,3 +168,11 @@ def test_keys_in_a_cluster_are_in_the_slot_of_their_stream(stream: str):
 def test_a_stream_whose_name_cannot_be_tagged_is_refused_in_a_cluster(stream: str):
     with pytest.raises(ConfigurationError, match="no hash tag"):
         Keys(tagged=True).dead(stream)
+
+
+@pytest.mark.parametrize("more", [b"", b',"own":1'])
+def test_a_time_that_no_clock_can_tell_is_passed_over(more: bytes):
+    headers = b'{"type":"t","attempt":0,"enqueuedAt":1%b%b}' % (b"0" * 400, more)
+
+    assert wire.plain_message("1-0", headers, b"1") is None
+    assert wire.read_entry("1-0", [b"headers", headers, b"payload", b"1"])[0].enqueued_at is None

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -113,6 +114,7 @@ class BatchedEventPublisher:
         self._room.set()
         self._failed = Failures(clock)
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def add(
@@ -144,9 +146,15 @@ class BatchedEventPublisher:
         return prepared.id
 
     async def publish_many(self, event_type: str, bodies: Iterable[Any]) -> list[str]:
-        """Add events of one type and send them now. Raises as ``flush`` does."""
-        ids = [await self.add(event_type, body) for body in bodies]
-        await self.flush()
+        """Add events of one type and send them now. Raises ``PublishError`` with the fate of each if some failed."""
+        with self._failed.watched() as lost:
+            ids = [await self.add(event_type, body) for body in bodies]
+            with suppress(
+                PublishError
+            ):  # of whatever waited; these here may have gone before, in a batch that was full
+                await self.flush()
+        if any(ident in lost for ident in ids):
+            raise PublishError([lost.get(ident, ident) for ident in ids])
         return ids
 
     async def flush(self) -> None:
@@ -173,7 +181,8 @@ class BatchedEventPublisher:
         return self._failed.forget_older(max_age)
 
     async def retry_failed_messages(self) -> int:
-        """Send them once more, as the same events; how many the broker has now. The others stay."""
+        """Send them once more, as the same events; how many the broker has now. The others stay. Not after ``close``."""
+        self._check_open()
         fates = await self._send([each.prepared for each in self._failed.take()])
         return sum(isinstance(fate, str) for fate in fates)
 
@@ -198,16 +207,21 @@ class BatchedEventPublisher:
     async def close(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 running out of it is no error
         """Take no more, send what waits within ``timeout`` seconds, disconnect. What is left is a failed message.
 
-        Idempotent. Raises nothing for what could not be sent: look at ``failed_messages``.
+        Idempotent: whoever calls it waits for the one closing, which goes on if a caller is cancelled. Raises nothing
+        for what could not be sent: look at ``failed_messages``.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._room.set()  # whoever waits to add learns that it is closed
+        if self._closing is None:
+            self._closed = True
+            self._room.set()  # whoever waits to add learns that it is closed
+            self._closing = asyncio.create_task(self._close(timeout))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, timeout: float) -> None:  # noqa: ASYNC109 see close
         flushing = asyncio.ensure_future(self._flush_quietly())
         sleeping = asyncio.ensure_future(self._clock.sleep(timeout))
         await asyncio.wait((flushing, sleeping), return_when=asyncio.FIRST_COMPLETED)
-        tasks = [flushing, sleeping, *self._timers(), *self._under_way]
+        timers = [queue.timer for queue in self._queues.values() if queue.timer is not None]
+        tasks = [flushing, sleeping, *timers, *self._under_way]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -239,9 +253,6 @@ class BatchedEventPublisher:
         if queue is None:
             queue = self._queues[name] = _Queue()
         return queue, name
-
-    def _timers(self) -> list[asyncio.Task[None]]:
-        return [queue.timer for queue in self._queues.values() if queue.timer is not None]
 
     async def _in_time(self, name: str, queue: _Queue) -> None:
         """The timer of a queue: runs once, from its first event on."""

@@ -16,7 +16,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..consumer import Consumer
 from ..context import Context
 from ..dialect import SupportsDialect
-from ..errors import BrokerError, ConfigurationError, UnsupportedFeature, ValidationError
+from ..errors import BrokerError, ConfigurationError, DecodeError, UnsupportedFeature, ValidationError
 from ..executor import Limits
 from ..intake import Prefetch
 from ..message import Delivery, Envelope
@@ -30,9 +30,9 @@ from ..store import Store
 from ..telemetry import TELEMETRY, Telemetry
 from ..worker import Worker
 from .envelope import plain_type
-from .handlers import ANY_RAW, EventRegistry
+from .handlers import ANY_BODY, ANY_RAW, EventRegistry
 from .stats import ConsumerStatus, Observed
-from .validation import Validator, ensure_valid
+from .validation import Validator, check_validator, ensure_valid
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +79,7 @@ class EventConsumer:
     ) -> None:
         at_least_one("retry_attempts, the executions in total,", retry_attempts)
         positive("block, in seconds,", block)
+        check_validator(validator)
         self._clock, self._stream, self._group = clock, stream, group
         self._observed = Observed()
         self._registry = EventRegistry(self._observed, clock, auto_ack=auto_ack)
@@ -199,16 +200,18 @@ class EventConsumer:
 
     async def _ask(self) -> tuple[int | None, int | None, bool]:
         """What the group has pending and before it, and whether the broker answers."""
+        apart = self._owned and not self.consumer.running  # who only asks disturbs no start and leaves nothing open
+        asked: Broker[Any] = self._broker.fork() if apart else self._broker
         try:
-            await self._broker.open()
-            if not isinstance(self._broker, SupportsInspect):
+            await asked.open()
+            if not isinstance(asked, SupportsInspect):
                 return self.consumer.in_flight, None, True
-            stats = await self._broker.stats(self._stream)
+            stats = await asked.stats(self._stream)
         except BrokerError:
             return None, None, False
         finally:
-            if self._owned and not self.consumer.running:  # who only asks leaves nothing open behind
-                await self._broker.close()
+            if apart:
+                await asked.close()
         group = next((each for each in stats.groups if each.name == self._group), None)
         return (0, None, True) if group is None else (group.leased, group.lag, True)
 
@@ -239,12 +242,12 @@ def deduplicated(
 
 def _by_id(context: Context) -> str | None:
     ident = context.headers.get("id")
-    return ident if isinstance(ident, str) else None
+    return ident if isinstance(ident, str) and ident else None
 
 
 def _by_hash(context: Context) -> str | None:
     digest = context.headers.get("hash")
-    return f"{context.type}:{digest}" if isinstance(digest, str) else None
+    return f"{context.type}:{digest}" if isinstance(digest, str) and digest else None
 
 
 class _Validating:
@@ -254,10 +257,12 @@ class _Validating:
         self._validator, self._note = validator, note
 
     async def __call__(self, envelope: Envelope[Any], call_next: Callable[[Envelope[Any]], Any]) -> Outcome:
-        message = envelope.message
+        body, text = envelope.payload, None
         try:
-            await ensure_valid(self._validator, plain_type(message), envelope.payload, None)
-        except ValidationError as error:
+            if type(body) is bytes:  # nobody handles it, so that it has not been read
+                body, text = ANY_BODY.decode(body), body
+            await ensure_valid(self._validator, plain_type(envelope.message), body, text)
+        except (DecodeError, ValidationError) as error:
             self._note(error)
             return DeadLetter("invalid", error)
         outcome: Outcome = await call_next(envelope)
@@ -283,6 +288,12 @@ def _speaking(broker: Broker[Any], stream: str, dead: str | None) -> Broker[Any]
     given: Any = broker
     if isinstance(given, str):
         raise ConfigurationError(f"a consumer needs a broker, got a text; write open_broker({given!r})")
+    letters: Any = dead
+    if letters is not None and (not isinstance(letters, str) or letters in {"", stream}):
+        raise ConfigurationError(
+            f"dead_letter_stream names a stream other than {stream!r}, which its dead letters would come back to; got"
+            f" {letters!r:.100}. Leave it out for {stream}-dlq"
+        )
     if isinstance(broker, SupportsDialect):
         return broker.speaking("events", dead_letters={stream: dead} if dead else None)
     if dead not in {None, f"{stream}-dlq"}:

@@ -68,7 +68,7 @@ def header_of(context: Context) -> EventHeader:
     """The header that a delivery came with; empty texts where a message that is no event has nothing."""
     given = context.headers
     extra = EMPTY
-    if len(given) > 6 or (len(given) == 6 and PATTERN not in given):
+    if len(given) != 5 + (PATTERN in given) or "id" not in given:
         extra = {name: value for name, value in given.items() if name not in RESERVED}
     return EventHeader(
         id=given.get("id", ""),

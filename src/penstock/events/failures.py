@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from ..clock import Clock
+from .handlers import ANY_BODY
 from .publisher import Prepared
 
 MAX_FAILED = 1000
@@ -35,7 +37,7 @@ class FailedEvent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     @property
     def body(self) -> Any:
         """What it says."""
-        return msgspec.json.decode(self.prepared.outgoing.message.body)
+        return ANY_BODY.decode(self.prepared.outgoing.message.body)
 
 
 class Failures:
@@ -44,6 +46,7 @@ class Failures:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: deque[FailedEvent] = deque()
+        self._watching: list[dict[str, Exception]] = []
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -57,9 +60,21 @@ class Failures:
                 continue
             failed = FailedEvent(event_type=prepared.event_type, error=fate, failed_at=now, prepared=prepared)
             self._events.append(failed)
+            for lost in self._watching:
+                lost[prepared.id] = fate
             if len(self._events) > MAX_FAILED:
                 self._events.popleft()
                 self.dropped += 1
+
+    @contextmanager
+    def watched(self) -> Generator[Mapping[str, Exception]]:
+        """What fails meanwhile: the error of each, by the event's id. All of them, however many."""
+        lost: dict[str, Exception] = {}
+        self._watching.append(lost)
+        try:
+            yield lost
+        finally:
+            self._watching = [each for each in self._watching if each is not lost]
 
     def view(self) -> list[FailedEvent]:
         """Oldest first."""

@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import logging
-import threading
 import types
 import typing
 from collections.abc import Callable
@@ -172,19 +171,17 @@ class EventRegistry(Registry):
         return call
 
     def _called(self, handler: Handler, *, with_header: bool) -> Handler:
-        observed, clock, lock = self._observed, self._clock, threading.Lock()
+        observed, clock = self._observed, self._clock
 
         def call(body: Any, context: Context) -> Any:
             began, header = clock.monotonic(), header_of(context)
             try:
                 result = handler(body, header) if with_header else handler(body)
             except BaseException as error:  # noqa: BLE001 it is raised again, or was acked before
-                with lock:
-                    observed.went_wrong(error, clock.time())
+                observed.went_wrong(error, clock.time())
                 return self._in_spite_of(header, error)
             finally:
-                with lock:
-                    observed.done(context.id, context.type, clock.monotonic() - began, clock.time())
+                observed.done(context.id, context.type, clock.monotonic() - began, clock.time())
             return self._outcome(header, result)
 
         return call

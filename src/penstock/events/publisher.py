@@ -23,7 +23,7 @@ from .canonical import canonical
 from .envelope import RESERVED, Stamp, event
 from .routing import Route, Routes, StreamRule, stream_of
 from .stats import PublisherStats, Tally
-from .validation import EventValidator, Validator, ensure_valid
+from .validation import EventValidator, Validator, check_validator, ensure_valid
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -78,6 +78,11 @@ class EventPublisher:
         given: Mapping[str, Any] = transports if isinstance(transports, Mapping) else {"default": transports}
         if not given:
             raise ConfigurationError("a publisher needs at least one transport, got none")
+        check_validator(validator)
+        if namespace is not None and not isinstance(cast("object", namespace), str):
+            raise ConfigurationError(f"namespace is a text, what stands before the type, got {namespace!r:.100}")
+        if stream is not None and not callable(stream):
+            stream_of("", stream)
         self._routes = Routes(routes, given, default)
         self._transports = {name: _Transport(name, broker) for name, broker in given.items()}
         self._origin, self._namespace = origin, namespace or origin
@@ -106,6 +111,7 @@ class EventPublisher:
         ``EncodeError`` and ``PayloadTooLarge`` before anything is sent; ``BrokerError`` and its kinds after.
         """
         prepared = await self.prepare(event_type, body, key=key, delay=delay, headers=headers, validator=validator)
+        self._check_open()  # a validator may have taken its time, and nobody would disconnect a second time
         transport = self._transports[prepared.transport]
         began = self._clock.monotonic()
         try:
@@ -143,14 +149,15 @@ class EventPublisher:
         validator: Validator | None = None,
     ) -> Prepared:
         """All of ``publish`` but the sending: the envelope gets its id and its time now."""
-        if self._closed:
-            raise BrokerError("the publisher is closed")
+        self._check_open()
         name, prefix = self._routes.of(event_type)
         text = canonical(body)
         judge = validator or self._validator
         if judge is not None:
             await ensure_valid(judge, event_type, body, text)
         self._check(name, event_type, text, delay, headers)
+        if key is not None and not isinstance(cast("object", key), str):
+            raise EncodeError(f"the key of an event is a text, got {key!r:.100}")
         stamp = Stamp(origin=self._origin, namespace=self._namespace, at=self._clock.time())
         message: Message = event(stamp, event_type, text, prefix=prefix, key=key, extra=headers or EMPTY)
         outgoing = Outgoing(destination=stream_of(event_type, self._stream), message=message, delay=delay)
@@ -158,6 +165,7 @@ class EventPublisher:
 
     async def send(self, prepared: Sequence[Prepared]) -> list[str | Exception]:
         """Send what was prepared, in order; the fate of each: its id on the broker, or the error."""
+        self._check_open()
         fates: list[str | Exception] = [""] * len(prepared)
         by_transport: dict[str, list[int]] = {}
         for place, each in enumerate(prepared):
@@ -186,6 +194,10 @@ class EventPublisher:
         self._note_sent(sent, self._clock.monotonic() - began)
         return fates
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerError("the publisher is closed")
+
     def _check(self, name: str, type_: str, text: bytes, delay: float, headers: Mapping[str, Any] | None) -> None:
         limits = self._transports[name].broker.capabilities
         if len(text) > limits.max_body:
@@ -195,6 +207,8 @@ class EventPublisher:
             if delay > limits.max_delay:
                 raise UnsupportedFeature(f"{name} can delay for at most {limits.max_delay} seconds, got {delay}")
         if headers:
+            if not isinstance(cast("object", headers), Mapping):
+                raise EncodeError(f"headers are a mapping of names to JSON values, got {headers!r:.100}")
             if taken := RESERVED & headers.keys():
                 raise EncodeError(f"the headers {sorted(taken)} are the envelope's own; choose other names")
             canonical(headers)

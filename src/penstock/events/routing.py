@@ -56,7 +56,7 @@ class Routes:
 
     def of(self, type_: str) -> tuple[str, str]:
         """Transport and prefix of a type. Raises ``ConfigurationError`` for what is none."""
-        found = self._found.get(type_)
+        found = self._found.get(type_) if type(type_) is str else None
         if found is None:
             check_type(type_)
             route = next((each for each in self._routes if each.matches(type_)), None)
@@ -71,7 +71,7 @@ def stream_of(type_: str, rule: StreamRule | None = None) -> str:
     """The one rule, for single events, batches and whatever is sent again: the first segment and ``-events``."""
     if rule is None:
         return f"{type_.partition('.')[0]}-events"
-    name: Any = rule if isinstance(rule, str) else rule(type_)
+    name: Any = rule(type_) if callable(rule) else rule
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"stream= must name a stream for {type_!r}, got {name!r:.100}")
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -84,10 +85,11 @@ class Observed:
 
     __slots__ = (
         *("failed", "last_error", "last_error_time", "last_id", "last_time"),
-        *("poison", "received", "seconds", "types", "unhandled"),
+        *("_lock", "poison", "received", "seconds", "types", "unhandled"),
     )
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # handlers that are plain functions run in threads
         self.received = self.failed = self.poison = self.unhandled = 0
         self.seconds = 0.0
         self.types = Tally()
@@ -98,15 +100,17 @@ class Observed:
 
     def done(self, ident: str, type_: str, seconds: float, now: float) -> None:
         """A handler came to its end."""
-        self.received += 1
-        self.seconds += seconds
-        self.types.add(type_)
-        self.last_id, self.last_time = ident, now
+        with self._lock:
+            self.received += 1
+            self.seconds += seconds
+            self.types.add(type_)
+            self.last_id, self.last_time = ident, now
 
     def went_wrong(self, error: BaseException | None, now: float) -> None:
         """It failed."""
-        self.failed += 1
-        self.note(error, now)
+        with self._lock:
+            self.failed += 1
+            self.note(error, now)
 
     def note(self, error: Any, now: float) -> None:
         """Remember an error."""

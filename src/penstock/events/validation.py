@@ -16,7 +16,9 @@ import msgspec
 from ..codec import Codec
 from ..codecs import codec_for
 from ..errors import ConfigurationError, DecodeError, MissingExtra, ValidationError
+from ..pattern import check_type
 from .canonical import canonical
+from .handlers import ANY_BODY
 
 
 class Validity(msgspec.Struct, frozen=True):
@@ -51,6 +53,7 @@ class EventValidator:
 
     def register(self, event_type: str, schema: Schema) -> None:
         """Add a schema, or put it in the place of another."""
+        check_type(event_type)
         self._schemas[event_type] = schema
         self._checks[event_type] = _check_of(schema)
 
@@ -68,6 +71,14 @@ class EventValidator:
         if check is None:
             return f"No schema registered for event type: {event_type}" if self._strict else VALID
         return check(body, canonical(body) if text is None else text)
+
+
+def check_validator(validator: Any) -> None:
+    """Raise ``ConfigurationError`` for what cannot judge."""
+    if validator is not None and not callable(getattr(validator, "validate", None)):
+        raise ConfigurationError(
+            f"a validator is an EventValidator or anything with validate(event_type, body), got {validator!r:.100}"
+        )
 
 
 async def ensure_valid(validator: Validator, event_type: str, body: Any, text: bytes | None = None) -> None:
@@ -133,7 +144,7 @@ def _by_json_schema(schema: dict[str, Any]) -> Callable[[Any, bytes], Answer]:
     ready = kind(schema)
 
     def check(_: Any, text: bytes) -> Answer:
-        error = library.exceptions.best_match(ready.iter_errors(msgspec.json.decode(text)))
+        error = library.exceptions.best_match(ready.iter_errors(ANY_BODY.decode(text)))
         return VALID if error is None else f"{error.message} at {error.json_path}"
 
     return check

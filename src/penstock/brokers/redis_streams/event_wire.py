@@ -25,7 +25,7 @@ from msgspec import UNSET, UnsetType
 
 from ...errors import EncodeError
 from ...message import Message
-from .wire import Fields, Unreadable, milliseconds
+from .wire import LAST_MOMENT, Fields, Unreadable, milliseconds
 
 DATA = b"data"
 VERSION = "1.0.0"
@@ -45,8 +45,14 @@ class _Wrapped(msgspec.Struct, gc=False):
     data: _Envelope
 
 
-class _Batched(msgspec.Struct, gc=False):
+class _Batched(msgspec.Struct, rename="camel", gc=False):
     envelope: msgspec.Raw
+    event_type: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def text(self) -> bytes:
+        """The event as if it had come alone, with the type that its publisher named: the envelope's has a namespace."""
+        return b'{"pattern":%b,"data":%b}' % (bytes(self.event_type), bytes(self.envelope))
 
 
 class _Batch(msgspec.Struct, gc=False):
@@ -96,7 +102,7 @@ def data_of(fields: Fields) -> bytes:
 
 
 def _field(fields: Fields) -> bytes:
-    if fields and fields[0] == DATA:  # it need not be, but for release 2 it is the first
+    if len(fields) > 1 and fields[0] == DATA:  # it need not be, but for release 2 it is the first
         return fields[1]
     for place in range(0, len(fields) - 1, 2):
         if fields[place] == DATA:
@@ -143,7 +149,7 @@ def _message(ident: str, pattern: str | None, envelope: _Envelope) -> tuple[Mess
         body=bytes(envelope.body),
         key=key if type(key) is str else None,
         attempt=attempt,
-        enqueued_at=at / 1000 if type(at) is int else moment(ident),
+        enqueued_at=at / 1000 if type(at) is int and 0 <= at <= LAST_MOMENT else moment(ident),
         headers=header,
     )
     return message, only if type(only) is str else None
@@ -194,7 +200,7 @@ def _split(text: bytes) -> Split | None:
     body = bytes(envelope.body)
     if "batchId" not in known and "messageCount" not in known and b'"messages"' not in body:
         return None
-    return Split(str(known.get("type", "batch")), [bytes(each.envelope) for each in _batch(body).messages])
+    return Split(str(known.get("type", "batch")), [each.text for each in _batch(body).messages])
 
 
 def _read_halves(ident: str, data: bytes) -> tuple[Message, str | None] | Split | None:
@@ -231,11 +237,17 @@ def written(message: Message, *, attempt: int, at: float | None = None, group: s
     """A message as a single event of release 2, in three parts; with the middle one it is for ``group`` only."""
     headers, type_ = message.headers, message.type
     body = _checked(message.body)
-    if type(headers.get("origin")) is str and "id" in headers:
+    kinds: set[type[object]] = {type(headers.get(name)) for name in NAMED}
+    if kinds == {str}:
         header: dict[str, Any] = {"id": "", "type": type_, **headers}
         header.pop(PATTERN, None)
-    else:
+    elif kinds == {type(None)}:
         header = _nobodys(message)
+    else:
+        raise EncodeError(
+            f"an event's header has {', '.join(NAMED)}, all of them texts; of these the message of type {type_!a} has"
+            f" {sorted({*NAMED} & headers.keys())}: publish it with an EventPublisher, or choose other names for headers"
+        )
     if attempt:
         header["attempt"] = attempt
     if message.key is not None:

@@ -37,6 +37,7 @@ Fields: TypeAlias = list[bytes]  #: name, value, name, value …
 
 HEADERS, PAYLOAD, ENCODING, RAW = b"headers", b"payload", b"encoding", b"raw"
 RESERVED = frozenset({"type", "attempt", "enqueuedAt", "key", "retryGroup", "retryTurn"})
+LAST_MOMENT = 253_402_300_799_999  # in ms: the end of the year 9999, the last that a date can tell
 MAX_TRACEBACK = 8192
 MAX_TEXT = 2048
 
@@ -127,18 +128,19 @@ def plain_message(entry_id: str, raw: bytes, body: bytes) -> Message | None:
     """The message, if its headers are those of the original and no others: the fast way."""
     try:
         headers = _decode_plain(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        at, key = headers.enqueuedAt, headers.key
+        seconds = None if at is None else at / 1000
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
         return None
     if headers.attempt < 0:
         return None
-    at, key = headers.enqueuedAt, headers.key
     return Message(
         id=entry_id,
         type=headers.type,
         body=body,
         key=None if key is UNSET else key,
         attempt=headers.attempt,
-        enqueued_at=None if at is None else at / 1000,
+        enqueued_at=seconds,
     )
 
 
@@ -156,7 +158,7 @@ def to_message(entry_id: str, headers: dict[str, Any], body: bytes) -> Message:
         body=body,
         key=key,
         attempt=attempt,
-        enqueued_at=at / 1000 if type(at) is int or type(at) is float else None,
+        enqueued_at=at / 1000 if (type(at) is int or type(at) is float) and abs(at) <= LAST_MOMENT else None,
         headers=headers,
     )
 
