@@ -52,6 +52,8 @@ class Terms:
     retry_delay: RetryDelay
     exactly_once: bool = False
     silence: Silence = "ack"
+    concurrency: int = 1
+    payload_type: Any = Any
 
 
 class Home(Protocol):
