@@ -73,13 +73,20 @@ class DeadLetters:
     async def requeue(self, count: int = 10) -> int:
         """Put the oldest ``count`` back into the streams they came from, as fresh messages; how many that were."""
         at_least_one("count", count)
-        done = 0
+        found: list[tuple[str, DeadMessage]] = []
         for source in await self._broker.dead_sources():
-            after: str | None = None
-            while done < count and (page := await self._broker.dead(source, min(PAGE, count - done), after=after)):
-                done += await self._broker.requeue_dead(source, [each.id for each in page if each.raw is None])
-                after = page[-1].id
-        return done
+            readable = 0
+            async for letter in self._of(source):
+                if letter.raw is None:
+                    found.append((source, letter))
+                    readable += 1
+                if readable >= count:
+                    break
+        found.sort(key=lambda item: item[1].died_at or 0.0)  # stable: each source's are in order
+        chosen: dict[str, list[str]] = {}
+        for source, letter in found[:count]:
+            chosen.setdefault(source, []).append(letter.id)
+        return sum([await self._broker.requeue_dead(source, ids) for source, ids in chosen.items()])
 
     async def messages(
         self, *, channel: str | None = None, limit: int = 100, offset: int = 0, max_age: float | None = None
@@ -143,11 +150,15 @@ class DeadLetters:
 
     async def _all(self) -> AsyncIterator[tuple[str, DeadMessage]]:
         for source in await self._broker.dead_sources():
-            after: str | None = None
-            while page := await self._broker.dead(source, PAGE, after=after):
-                for letter in page:
-                    yield source, letter
-                after = page[-1].id
+            async for letter in self._of(source):
+                yield source, letter
+
+    async def _of(self, source: str) -> AsyncIterator[DeadMessage]:
+        after: str | None = None
+        while page := await self._broker.dead(source, PAGE, after=after):
+            for letter in page:
+                yield letter
+            after = page[-1].id
 
     def _note(self, letter: DeadMessage) -> DeadNotification:
         message = letter.message
