@@ -73,20 +73,30 @@ class DeadLetters:
     async def requeue(self, count: int = 10) -> int:
         """Put the oldest ``count`` back into the streams they came from, as fresh messages; how many that were."""
         at_least_one("count", count)
-        found: list[tuple[str, DeadMessage]] = []
+        done, after = 0, dict[str, str]()
+        while done < count and (chosen := await self._oldest(count - done, after)):
+            for source, ids in chosen.items():
+                done += await self._broker.requeue_dead(source, ids)  # one that cannot go back hides no other
+                after[source] = ids[-1]
+        return done
+
+    async def _oldest(self, count: int, after: Mapping[str, str]) -> dict[str, list[str]]:
+        """The oldest readable ones of all sources, beyond those looked at before, by source and in its order."""
+        found: list[tuple[float, str, str]] = []
         for source in await self._broker.dead_sources():
-            readable = 0
-            async for letter in self._of(source):
+            readable, age = 0, 0.0
+            async for letter in self._of(source, after.get(source)):
                 if letter.raw is None:
-                    found.append((source, letter))
+                    age = max(age, letter.died_at or 0.0)
+                    found.append((age, source, letter.id))
                     readable += 1
                 if readable >= count:
                     break
-        found.sort(key=lambda item: item[1].died_at or 0.0)  # stable: each source's are in order
+        found.sort(key=lambda item: item[0])  # stable: each source's stay in order
         chosen: dict[str, list[str]] = {}
-        for source, letter in found[:count]:
-            chosen.setdefault(source, []).append(letter.id)
-        return sum([await self._broker.requeue_dead(source, ids) for source, ids in chosen.items()])
+        for _, source, ident in found[:count]:
+            chosen.setdefault(source, []).append(ident)
+        return chosen
 
     async def messages(
         self, *, channel: str | None = None, limit: int = 100, offset: int = 0, max_age: float | None = None
@@ -153,8 +163,7 @@ class DeadLetters:
             async for letter in self._of(source):
                 yield source, letter
 
-    async def _of(self, source: str) -> AsyncIterator[DeadMessage]:
-        after: str | None = None
+    async def _of(self, source: str, after: str | None = None) -> AsyncIterator[DeadMessage]:
         while page := await self._broker.dead(source, PAGE, after=after):
             for letter in page:
                 yield letter
