@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from penstock import NotificationManager
+from penstock.broker import Outgoing
+from penstock.brokers.memory import MemoryBroker
+from penstock.brokers.memory_system import MemorySystem
 from penstock.errors import ConfigurationError
+from penstock.message import Message
+from penstock.testing.clock import ManualClock
 from tests.unit.notifying import Heard
 
 
@@ -80,3 +85,13 @@ async def test_what_cannot_be_meant_of_a_message_is_refused(options: dict[str, A
     async with NotificationManager("memory://") as manager:
         with pytest.raises(ConfigurationError, match=said):
             await manager.publish("x", 1, **options)
+
+
+async def test_a_memory_broker_forgets_keys_that_have_expired() -> None:
+    system = MemorySystem(clock := ManualClock())
+    broker = MemoryBroker(system)
+    for number in range(5000):
+        message = Message(type="x", body=b"1", key=str(number))
+        await broker.publish([Outgoing(destination="s", message=message, once=10.0)])
+        await clock.advance(0.1)
+    assert len(system.once) <= 1000
