@@ -184,9 +184,9 @@ class Lanes:
             fresh.round_robin = self._manager.options.local_round_robin
             subscription = NotificationSubscription(fresh, terms, self._hooks, self._clock)
             fresh.subscriptions.append(subscription)
-            fresh.consumer = make(fresh)
+            fresh.consumer = consumer = make(fresh)
             async with self._hiring:
-                await self._begin(fresh, fresh.consumer, bind=bind)
+                await self._begin(fresh, consumer, bind=bind)
                 fresh.key = key
                 self._lanes[key] = fresh
             return subscription
@@ -278,7 +278,7 @@ def _same(first: Terms, terms: Terms) -> None:
     """Refuse what one consumer cannot do for both of its subscriptions."""
     for name in ("concurrency", "payload_type"):
         theirs, ours = getattr(first, name), getattr(terms, name)
-        if theirs != ours:
+        if theirs != ours and not (name == "concurrency" and ours == 1):  # one is said by saying nothing
             raise ConfigurationError(
                 f"subscriptions with one pattern and group have one {name}: {theirs!r} is there, got {ours!r}; say the same"
                 " or name another group"

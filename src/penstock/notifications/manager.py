@@ -151,7 +151,7 @@ class NotificationManager:
 
         ``group``: its subscribers share the messages; each group gets all. ``start``: where a new group begins, at the
         first message kept or the next. ``concurrency``: messages at once; with one they come in order. Subscriptions of this
-        manager with one pattern and group have the same one, and the same ``payload_type``. ``auto_ack``:
+        manager with one pattern and group share the first one's, and its ``payload_type``. ``auto_ack``:
         returning acks, else the handler's slot waits for ``message.ack()``, ``retry()`` or ``dead_letter()``.
         ``exactly_once``: an equal payload, or key, is not handled again for a while. ``pubsub``: listen only, with Redis'
         own patterns; nothing is kept or tried again. The rest as in ``NotificationOptions``.
