@@ -592,3 +592,38 @@ async def test_a_fan_out_that_a_typescript_mover_has_moved_reaches_its_group(pla
     await heard.next()
     assert [2] == heard.attempts
     assert json.loads("1") == heard.payloads[0]
+
+
+async def test_a_letter_whose_group_or_stream_is_gone_stays_and_hides_no_other(place: Place, server: Server) -> None:
+    manager, others = place.manager(max_retries=1), (Heard(), Heard())
+    failing = await manager.subscribe("x", Heard(error=ValueError("no")), group="failing")
+    for name, heard in zip(("b", "c"), others, strict=True):
+        await manager.subscribe("x", heard, group=name)
+    await manager.publish("x", 1)
+    await dead(server, 1)
+    await failing.unsubscribe(remove_pattern=True)
+    server.call("SET", "rotif:stream:text", "no stream")
+    for stream in ("rotif:stream:text", "rotif:stream:x"):
+        server.call("XADD", "rotif:dlq", "*", "channel", "x", "payload", "2", "streamKey", stream)
+    assert 1 == await manager.requeue_from_dlq(1)
+    for heard in others:
+        await heard.next(2)
+        assert [1, 2] == heard.payloads
+    assert 2 == length(server, "rotif:dlq")
+
+
+async def test_a_delayed_body_without_a_channel_is_a_dead_letter(place: Place, server: Server) -> None:
+    manager = place.manager()
+    await manager.subscribe("x", Heard())
+    server.call("SET", "rotif:delayed:odd", '{"payload":"1","timestamp":"1"}')
+    server.call("ZADD", "rotif:scheduled", "1", "odd")
+    await dead(server, 1)
+    assert 0 == server.call("EXISTS", "rotif:stream:1")
+
+
+async def test_a_payload_too_wide_for_a_fingerprint_is_handled_all_the_same(place: Place) -> None:
+    manager, heard = place.manager(), Heard()
+    await manager.subscribe("x", heard, exactly_once=True)
+    await manager.publish("x", {f"k{number}": 1 for number in range(66_000)})
+    await heard.next()
+    assert [1] == heard.attempts

@@ -201,7 +201,7 @@ class MemoryBroker:
             expires, first = system.once.get(slot, (0.0, ""))
             if expires > now:
                 return first
-            system.once[slot] = (now + item.once, ident)
+            system.remember(slot, now + item.once, ident)
         system.add(item.destination, Entry(replace(message, id=ident)), item.delay)
         return ident
 

@@ -20,6 +20,8 @@ from ..broker import DeadMessage, GroupStats, StreamStats, Subscription
 from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Message
 
+FEW = 1000  # keys of what is published once that are never swept
+
 
 @dataclass(slots=True)
 class Entry:
@@ -59,10 +61,19 @@ class MemorySystem:
         self.clock = clock
         self.streams: defaultdict[str, Stream] = defaultdict(Stream)
         self.once: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._sweep_at = FEW
         self.paused: set[str] = set()
         self.bound: dict[str, set[str]] = {}  # pattern → groups
         self.serial = itertools.count(1)
         self.arrival = asyncio.Event()
+
+    def remember(self, slot: tuple[str, str, str], expires: float, ident: str) -> None:
+        """Note what is published once, and forget now and then what has expired."""
+        self.once[slot] = (expires, ident)
+        if len(self.once) >= self._sweep_at:
+            now = self.clock.time()
+            self.once = {each: known for each, known in self.once.items() if known[0] > now}
+            self._sweep_at = max(2 * len(self.once), FEW)
 
     def add(self, name: str, entry: Entry, delay: float = 0.0, group: str | None = None) -> None:
         """Put an entry before one group, or before all, now or later."""

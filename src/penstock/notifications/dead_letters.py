@@ -73,13 +73,30 @@ class DeadLetters:
     async def requeue(self, count: int = 10) -> int:
         """Put the oldest ``count`` back into the streams they came from, as fresh messages; how many that were."""
         at_least_one("count", count)
-        done = 0
-        for source in await self._broker.dead_sources():
-            after: str | None = None
-            while done < count and (page := await self._broker.dead(source, min(PAGE, count - done), after=after)):
-                done += await self._broker.requeue_dead(source, [each.id for each in page if each.raw is None])
-                after = page[-1].id
+        done, after = 0, dict[str, str]()
+        while done < count and (chosen := await self._oldest(count - done, after)):
+            for source, ids in chosen.items():
+                done += await self._broker.requeue_dead(source, ids)  # one that cannot go back hides no other
+                after[source] = ids[-1]
         return done
+
+    async def _oldest(self, count: int, after: Mapping[str, str]) -> dict[str, list[str]]:
+        """The oldest readable ones of all sources, beyond those looked at before, by source and in its order."""
+        found: list[tuple[float, str, str]] = []
+        for source in await self._broker.dead_sources():
+            readable, age = 0, 0.0
+            async for letter in self._of(source, after.get(source)):
+                if letter.raw is None:
+                    age = max(age, letter.died_at or 0.0)
+                    found.append((age, source, letter.id))
+                    readable += 1
+                if readable >= count:
+                    break
+        found.sort(key=lambda item: item[0])  # stable: each source's stay in order
+        chosen: dict[str, list[str]] = {}
+        for _, source, ident in found[:count]:
+            chosen.setdefault(source, []).append(ident)
+        return chosen
 
     async def messages(
         self, *, channel: str | None = None, limit: int = 100, offset: int = 0, max_age: float | None = None
@@ -143,11 +160,14 @@ class DeadLetters:
 
     async def _all(self) -> AsyncIterator[tuple[str, DeadMessage]]:
         for source in await self._broker.dead_sources():
-            after: str | None = None
-            while page := await self._broker.dead(source, PAGE, after=after):
-                for letter in page:
-                    yield source, letter
-                after = page[-1].id
+            async for letter in self._of(source):
+                yield source, letter
+
+    async def _of(self, source: str, after: str | None = None) -> AsyncIterator[DeadMessage]:
+        while page := await self._broker.dead(source, PAGE, after=after):
+            for letter in page:
+                yield letter
+            after = page[-1].id
 
     def _note(self, letter: DeadMessage) -> DeadNotification:
         message = letter.message

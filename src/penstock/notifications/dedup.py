@@ -6,10 +6,12 @@ message that comes again because it failed is not a duplicate of itself: it is r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from ..clock import Clock
+from ..errors import EncodeError
 from ..message import Envelope
 from ..middleware.deduplicate import Deduplicate
 from ..store import Claim, Store
@@ -52,7 +54,7 @@ class OncePerGroup(Deduplicate):
         message = envelope.message
         if not self._always() and not message.headers.get(EXACTLY_ONCE):
             return None
-        key = message.key or fingerprint(message.body)
+        key = message.key or _hash(message.body)
         return f"rotif:dedup:{message.type}:{key}:{self._group}:*"
 
     def window(self, envelope: Envelope[Any]) -> float:
@@ -63,3 +65,11 @@ class OncePerGroup(Deduplicate):
         passed = 0.0 if at is None else max(self._clock.time() - at, 0.0)
         # Rather a little shorter: the publisher's word is the first, and what it lets pass must not be swallowed here
         return max(asked - passed - min(1.0, asked / 10), 0.001)
+
+
+def _hash(body: bytes) -> str:
+    """Of what has no fingerprint, the hash of its text: it is to be handled all the same."""
+    try:
+        return fingerprint(body)
+    except (EncodeError, ValueError, RecursionError):
+        return hashlib.sha256(body).hexdigest()

@@ -16,11 +16,11 @@ from ..outcome import ACK, Ack, DeadLetter, Outcome
 from .message import Notification
 from .subscription import NotificationSubscription, note_of
 
-Leave = Callable[["Lane", bool], Awaitable[None]]
+Leave = Callable[["Lane", NotificationSubscription, bool], Awaitable[None]]
 
 
 class Lane:
-    """``end``: called when its last subscription has gone, with whether the pattern is to go too.
+    """``end``: called when its last subscription goes, with whether the pattern is to go too.
 
     ``round_robin``: one subscription gets a message, in turn; else all of them, one after another, and if one fails all of
     them again. ``lossy``: what is not read now is gone, so a pause hangs up.
@@ -89,9 +89,7 @@ class Lane:
             self.subscriptions.remove(subscription)
             await self.changed()
             return
-        await self._end(self, remove_pattern)
-        if subscription in self.subscriptions:
-            self.subscriptions.remove(subscription)
+        await self._end(self, subscription, remove_pattern)
 
     async def waiting(self) -> tuple[int | None, int | None]:
         """Messages in hands, and before them, of the group in all processes."""

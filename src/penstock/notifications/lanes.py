@@ -7,8 +7,8 @@ published after that is missed. It goes with its last one.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from typing import Any, Literal, Protocol
+from weakref import WeakValueDictionary
 
 from ..bindings import SupportsBindings
 from ..broker import Broker, Outgoing
@@ -17,7 +17,7 @@ from ..codec import Codec
 from ..codecs.javascript import JavaScriptCodec
 from ..consumer import Consumer
 from ..context import Context, current
-from ..errors import DecodeError
+from ..errors import ConfigurationError, DecodeError
 from ..executor import Limits
 from ..intake import Prefetch
 from ..message import Message
@@ -83,13 +83,13 @@ class Lanes:
     ) -> None:
         self._manager, self._hooks, self._clock, self._telemetry = manager, hooks, clock, telemetry
         self._lanes: dict[Key, Lane] = {}
-        self._guards: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._guards: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()  # those that somebody is at
         self._hiring = asyncio.Lock()
-        self._sweeper = None if cleanup is None else Sweeper(manager.dead_letters, cleanup, clock)
+        self._sweepers = [] if cleanup is None else [Sweeper(manager.dead_letters, cleanup, clock)]
         self._letters: LetterBroker | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self.worker: Worker | None = None
-        self.stopped = False
+        self.stopped = self._closing = False
 
     @property
     def subscriptions(self) -> list[NotificationSubscription]:
@@ -102,7 +102,6 @@ class Lanes:
         group: str,
         terms: Terms,
         codec: Codec[Any],
-        concurrency: int,
         start: Literal["first", "next"],
     ) -> NotificationSubscription:
         """Add a subscription to a pattern."""
@@ -111,20 +110,19 @@ class Lanes:
         def make(lane: Lane) -> Consumer[Any]:
             limits = Limits(max_crashes=terms.max_attempts)
             options = self._options(lane, limits, start)
-            return self._consumer(lane, broker.source_of(pattern), codec, concurrency, options)
+            return self._consumer(lane, broker.source_of(pattern), codec, terms.concurrency, options)
 
         return await self._join("channels", Lane(broker, pattern, group, self._end), terms, make, bind=True)
 
     async def listen(
-        self, broker: Broker[Any], pattern: str, terms: Terms, codec: Codec[Any], concurrency: int
+        self, broker: Broker[Any], pattern: str, terms: Terms, codec: Codec[Any]
     ) -> NotificationSubscription:
         """Add a subscription to Pub/Sub."""
 
         def make(lane: Lane) -> Consumer[Any]:
             once = RetryPolicy(max_attempts=1)
-            return Consumer(
-                broker, pattern, object, lane, group=lane.group, concurrency=concurrency, codec=codec, retry=once
-            )
+            slots = terms.concurrency
+            return Consumer(broker, pattern, object, lane, group=lane.group, concurrency=slots, codec=codec, retry=once)
 
         lane = Lane(broker, pattern, "pubsub", self._end, lossy=True)
         return await self._join("pubsub", lane, terms, make, bind=False)
@@ -136,7 +134,7 @@ class Lanes:
         letters = self._letters
 
         def make(lane: Lane) -> Consumer[Any]:
-            services: list[Service] = [LetterKeeper(letters)]
+            services: list[Service] = [LetterKeeper(letters), *self._sweepers]
             options = Options(services=services, expired="run")
             return Consumer(
                 letters,
@@ -158,8 +156,11 @@ class Lanes:
 
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 see NotificationManager.stop_all
         """Stop the worker, and with it all lanes."""
-        if self.worker is not None:
-            await self.worker.stop(timeout)
+        self._closing = True
+        async with self._hiring:  # what is being taken on is stopped too
+            worker = self.worker
+        if worker is not None:
+            await worker.stop(timeout)
         self.stopped = True
         for each in self.subscriptions:
             each.ended = True
@@ -167,11 +168,15 @@ class Lanes:
 
     # ------------------------------------------------------------------------------------------------------------ lanes
 
+    def _guard(self, key: Key) -> asyncio.Lock:
+        return self._guards.setdefault(key, asyncio.Lock())
+
     async def _join(self, kind: str, fresh: Lane, terms: Terms, make: Any, *, bind: bool) -> NotificationSubscription:
         key = (kind, fresh.pattern, fresh.group)
-        async with self._guards[key]:
+        async with self._guard(key):
             lane = self._lanes.get(key)
             if lane is not None:
+                _same(lane.subscriptions[0].terms, terms)
                 subscription = NotificationSubscription(lane, terms, self._hooks, self._clock)
                 lane.subscriptions.append(subscription)
                 await lane.changed()
@@ -180,48 +185,58 @@ class Lanes:
             subscription = NotificationSubscription(fresh, terms, self._hooks, self._clock)
             fresh.subscriptions.append(subscription)
             fresh.consumer = consumer = make(fresh)
-            await self._hire(consumer)
-            try:
-                if bind and isinstance(fresh.broker, SupportsBindings):
-                    await fresh.broker.bind(fresh.pattern, fresh.group)
-            except BaseException:
-                await self._dismiss(consumer)
-                raise
-            fresh.key = key
-            self._lanes[key] = fresh
+            async with self._hiring:
+                await self._begin(fresh, consumer, bind=bind)
+                fresh.key = key
+                self._lanes[key] = fresh
             return subscription
 
+    async def _begin(self, lane: Lane, consumer: Consumer[Any], *, bind: bool) -> None:
+        """Read, then bind."""
+        if self._closing:
+            raise ConfigurationError("the manager is being stopped; make another one")
+        await self._hire(consumer)
+        try:
+            if bind and isinstance(lane.broker, SupportsBindings):
+                await lane.broker.bind(lane.pattern, lane.group)
+        except BaseException:
+            await self._dismiss(consumer)
+            raise
+
     async def _hire(self, consumer: Consumer[Any]) -> None:
-        async with self._hiring:
-            if self.worker is not None:
-                await self.worker.add(consumer)
-                return
-            options = self._manager.options
-            worker = Worker(
-                consumer,
-                drain=options.drain,
-                scheduler=options.delayed,
-                clock=self._clock,
-                telemetry=self._telemetry,
-            )
-            await worker.start()
-            self.worker = worker
+        if self.worker is not None:
+            await self.worker.add(consumer)
+            return
+        options = self._manager.options
+        worker = Worker(
+            consumer,
+            drain=options.drain,
+            scheduler=options.delayed,
+            clock=self._clock,
+            telemetry=self._telemetry,
+        )
+        await worker.start()
+        self.worker = worker
 
     async def _dismiss(self, consumer: Consumer[Any]) -> None:
         if self.worker is not None:
             await self.worker.remove(consumer)
 
-    async def _end(self, lane: Lane, remove_pattern: bool) -> None:
+    async def _end(self, lane: Lane, last: NotificationSubscription, remove_pattern: bool) -> None:
         """Let a lane go. From one of its own handlers it cannot be waited for: it goes when that has ended."""
         running = current()
-        leaving = asyncio.create_task(self._go(lane, remove_pattern=remove_pattern))
+        leaving = asyncio.create_task(self._go(lane, last, remove_pattern=remove_pattern))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         if running is None or running.group != lane.group or not running.stream.startswith(lane.source):
             await asyncio.shield(leaving)
 
-    async def _go(self, lane: Lane, *, remove_pattern: bool) -> None:
-        async with self._guards[lane.key]:
+    async def _go(self, lane: Lane, last: NotificationSubscription, *, remove_pattern: bool) -> None:
+        async with self._guard(lane.key):
+            if len(lane.subscriptions) > 1:  # another one has come meanwhile
+                lane.subscriptions.remove(last)
+                await lane.changed()
+                return
             if self._lanes.get(lane.key) is lane and lane.consumer is not None:
                 await self._dismiss(lane.consumer)
                 del self._lanes[lane.key]
@@ -252,9 +267,19 @@ class Lanes:
         services: list[Service] = []
         if isinstance(lane.broker, SupportsBindings):
             services.append(BindingKeeper(lane.broker, lane.pattern, lane.group))
-        if self._sweeper is not None:
-            services.append(self._sweeper)
+        services += self._sweepers
         wait = self._manager.options.wait
         return Options(
             start=start, prefetch=Prefetch(wait=wait), limits=limits, refused=lane.refused, services=services
         )
+
+
+def _same(first: Terms, terms: Terms) -> None:
+    """Refuse what one consumer cannot do for both of its subscriptions."""
+    for name in ("concurrency", "payload_type"):
+        theirs, ours = getattr(first, name), getattr(terms, name)
+        if theirs != ours and not (name == "concurrency" and ours == 1):  # one is said by saying nothing
+            raise ConfigurationError(
+                f"subscriptions with one pattern and group have one {name}: {theirs!r} is there, got {ours!r}; say the same"
+                " or name another group"
+            )

@@ -24,6 +24,7 @@ from ..store import Claim, Store
 SOURCE = "dead letters"
 LETTER = "letter"  # the header that says why a message is one
 LEASE = 60.0
+PAGE = 100
 LOOK = 0.1  # seconds between two looks for news
 KEPT_FOR = 30 * 86_400.0  # seconds for which a letter that was handled and kept is not handed out again
 GONE_FOR = 3600.0  # and one that was removed, to whoever saw it before
@@ -32,8 +33,17 @@ GONE_FOR = 3600.0  # and one that was removed, to whoever saw it before
 class _Receipt(msgspec.Struct, eq=False):
     source: str
     letter: str
+    group: str
     key: str
     token: str
+
+
+class _Place(msgspec.Struct, eq=False):
+    """How far a group has looked: the last letter of each source, whether that was the end, when it begins again."""
+
+    after: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    through: bool = True
+    rescan_at: float = 0.0
 
 
 class LetterBroker:
@@ -44,9 +54,8 @@ class LetterBroker:
     def __init__(self, broker: Any, store: Store, clock: Clock, *, forked: bool = False) -> None:
         self._broker, self._store, self._clock, self._forked = broker, store, clock, forked
         self.identity: str = broker.identity
-        self._after: dict[str, str] = {}
+        self._places: dict[str, _Place] = {}  # by group
         self._held: dict[str, _Receipt] = {}
-        self._rescan_at = 0.0
 
     @property
     def url(self) -> str:
@@ -58,7 +67,7 @@ class LetterBroker:
 
     async def close(self) -> None:
         held, self._held = self._held, {}
-        self._after.clear()
+        self._places.clear()
         for receipt in held.values():
             await self._store.release(receipt.key, receipt.token)
 
@@ -71,7 +80,7 @@ class LetterBroker:
     async def fetch(self, subscription: Subscription, limit: int, wait: float) -> Sequence[Delivery[_Receipt]]:
         deadline = self._clock.monotonic() + wait
         while limit > 0:
-            found = await self._take(subscription, limit)
+            found = await self._take(subscription, limit, deadline)
             left = deadline - self._clock.monotonic()
             if found or left <= 0:
                 return found
@@ -89,23 +98,39 @@ class LetterBroker:
         for receipt in list(self._held.values()):
             await self._store.renew(receipt.key, receipt.token, LEASE)
 
-    async def _take(self, subscription: Subscription, limit: int) -> list[Delivery[_Receipt]]:
+    async def _take(self, subscription: Subscription, limit: int, deadline: float) -> list[Delivery[_Receipt]]:
+        """Go on where the group's last look ended; from the start again now and then, but not before the end was seen."""
+        place = self._places.setdefault(subscription.group, _Place())
         now = self._clock.monotonic()
-        if now >= self._rescan_at:  # for what others have let go of, and what failed here
-            self._after.clear()
-            self._rescan_at = now + LEASE
+        if place.through and now >= place.rescan_at:  # for what others have let go of, and what failed here
+            place.after.clear()
+            place.rescan_at = now + LEASE
+        place.through = False
         found: list[Delivery[_Receipt]] = []
-        for source in await self._broker.dead_sources():
-            page = await self._broker.dead(source, limit - len(found), after=self._after.get(source))
-            for letter in page:
-                self._after[source] = letter.id
-                key, token = f"rotif:letter:{subscription.group}:{source}:{letter.id}", uuid.uuid4().hex
-                if await self._store.reserve(key, token, LEASE) is Claim.NEW:
-                    self._held[key] = receipt = _Receipt(source, letter.id, key, token)
-                    found.append(_delivery(subscription, letter, receipt))
-            if len(found) >= limit:
-                break
+        try:
+            for source in await self._broker.dead_sources():
+                while page := await self._broker.dead(source, PAGE, after=place.after.get(source)):
+                    for letter in page:
+                        if delivery := await self._reserve(subscription, source, letter):
+                            found.append(delivery)
+                        place.after[source] = letter.id
+                        if len(found) >= limit:
+                            return found
+                    if self._clock.monotonic() >= deadline:
+                        return found
+        except BaseException:  # nobody will see them: let their reservations lapse
+            for each in found:
+                self._held.pop(each.receipt.key, None)
+            raise
+        place.through = True
         return found
+
+    async def _reserve(self, subscription: Subscription, source: str, letter: DeadMessage) -> Delivery[_Receipt] | None:
+        key, token = f"rotif:letter:{subscription.group}:{source}:{letter.id}", uuid.uuid4().hex
+        if await self._store.reserve(key, token, LEASE) is not Claim.NEW:
+            return None
+        self._held[key] = receipt = _Receipt(source, letter.id, subscription.group, key, token)
+        return _delivery(subscription, letter, receipt)
 
     async def _settle(self, receipt: _Receipt, outcome: Outcome) -> bool:
         store, key, token = self._store, receipt.key, receipt.token
@@ -118,7 +143,8 @@ class LetterBroker:
         elif isinstance(outcome, Retry | Release):
             delay = max(outcome.delay or 0.0, 0.0)
             await (store.renew(key, token, delay) if delay else store.release(key, token))
-            self._rescan_at = min(self._rescan_at, self._clock.monotonic() + delay)
+            place = self._places.setdefault(receipt.group, _Place())
+            place.rescan_at = min(place.rescan_at, self._clock.monotonic() + delay)
         else:
             await store.complete(key, token, KEPT_FOR)
         self._held.pop(key, None)

@@ -22,6 +22,7 @@ from ..codec import Codec
 from ..codecs import codec_for
 from ..context import current
 from ..errors import ConfigurationError, UnsupportedFeature
+from ..glob import glob
 from ..store import Store
 from ..telemetry import TELEMETRY, Telemetry
 from ..worker import Worker
@@ -29,7 +30,7 @@ from .dead_letters import Cleanup, DeadLetters
 from .hooks import Hooks
 from .lanes import Lanes
 from .options import NotificationOptions, RetryDelay, attempts, check_delay, from_rotif
-from .publishing import Publishing, PublishOptions, check
+from .publishing import Publishing, PublishOptions, check, check_name
 from .subscription import NotificationHandler, NotificationSubscription, Silence, Terms
 
 
@@ -149,7 +150,8 @@ class NotificationManager:
         what is published from then on, by anybody, arrives.
 
         ``group``: its subscribers share the messages; each group gets all. ``start``: where a new group begins, at the
-        first message kept or the next. ``concurrency``: messages at once; with one they come in order. ``auto_ack``:
+        first message kept or the next. ``concurrency``: messages at once; with one they come in order. Subscriptions of this
+        manager with one pattern and group share the first one's, and its ``payload_type``. ``auto_ack``:
         returning acks, else the handler's slot waits for ``message.ack()``, ``retry()`` or ``dead_letter()``.
         ``exactly_once``: an equal payload, or key, is not handled again for a while. ``pubsub``: listen only, with Redis'
         own patterns; nothing is kept or tried again. The rest as in ``NotificationOptions``.
@@ -162,22 +164,26 @@ class NotificationManager:
         one_of("start", start, ("first", "next"))
         if not callable(handler):
             raise ConfigurationError(f"a handler is a function of (message), got {handler!r:.100}")
-        if not pattern:
-            raise ConfigurationError("a pattern is a text such as 'orders.*', got an empty one")
+        check_name("a pattern is a text such as 'orders.*'", pattern)
+        check_name("a group is a text", "default" if group is None else group)
+        if not pubsub:
+            glob(pattern)  # before anything is made for one that means nothing
         terms = Terms(
             handler=handler,
             max_attempts=attempts(chosen.max_retries if max_retries is None else max_retries, after_first=after),
             retry_delay=delay,
             exactly_once=exactly_once,
             silence="ack" if auto_ack else "wait",
+            concurrency=concurrency,
+            payload_type=payload_type,
         )
         codec: Codec[Any] = self._publishing.codec if payload_type is Any else codec_for(payload_type)
         await self._open()
         if pubsub:
             once = replace(terms, max_attempts=1, exactly_once=False)
-            return await self._lanes.listen(self.pubsub(), pattern, once, codec, concurrency)
-        name = group or chosen.group_of(pattern)
-        return await self._lanes.enter(pattern, name, terms, codec, concurrency, start)
+            return await self._lanes.listen(self.pubsub(), pattern, once, codec)
+        name = chosen.group_of(pattern) if group is None else group
+        return await self._lanes.enter(pattern, name, terms, codec, start)
 
     async def subscribe_to_dlq(
         self,

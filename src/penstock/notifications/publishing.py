@@ -12,7 +12,7 @@ import msgspec
 
 from ..batching import Batcher
 from ..bindings import Fate, Post, Posted, SupportsBindings
-from ..checks import not_negative
+from ..checks import at_least_one, not_negative
 from ..clock import Clock
 from ..codecs.javascript import JavaScriptCodec
 from ..errors import ConfigurationError, NobodySubscribed
@@ -106,24 +106,46 @@ class Publishing:
 
 def check(channel: Any, options: PublishOptions) -> None:
     """Raise ``ConfigurationError`` for what cannot be meant."""
-    if not isinstance(channel, str) or not channel:
-        raise ConfigurationError(f"a channel has a name, such as 'orders.created', got {channel!r:.60}")
+    check_name("a channel has a name, such as 'orders.created'", channel)
     delay: Any = options.delay
     if not isinstance(delay, int | float) or not math.isfinite(delay):
         raise ConfigurationError(f"delay is a number of seconds, got {delay!r}")
     at: Any = options.at
     if at is not None and not isinstance(at, datetime | int | float):
         raise ConfigurationError(f"at is a datetime, or seconds since the epoch, got {at!r:.60}")
+    if isinstance(at, int | float) and not math.isfinite(at):
+        raise ConfigurationError(f"at is a moment, in seconds since the epoch, got {at!r}")
     if isinstance(options.at, datetime) and options.at.tzinfo is None:
         raise ConfigurationError("at is a moment with a time zone, such as datetime.now(UTC) + timedelta(minutes=5)")
     if options.at is not None and options.delay:
         raise ConfigurationError("a message has a delay or a moment, at, not both")
     if options.dedup_ttl is not None:
         not_negative("dedup_ttl, in seconds,", options.dedup_ttl)
+    if options.key is not None:
+        check_name("a key is a text", options.key)
+    at_least_one("attempt, which counts from 1,", options.attempt)
     if options.pubsub and (options.delay > 0 or options.at is not None or options.key or options.exactly_once):
         raise ConfigurationError("Pub/Sub keeps nothing: pubsub=True goes with no delay, at, key or exactly_once")
-    if options.headers:
+    if options.pubsub and options.headers:
+        raise ConfigurationError("Pub/Sub carries a payload and nothing else: pubsub=True goes with no headers")
+    _check_headers(options.headers)
+
+
+def check_name(what: str, name: Any) -> None:
+    """A text that a server can be told."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{what}, got {'an empty one' if name == '' else format(repr(name), '.60')}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{what}, got half a character in {name!a:.60}") from error
+
+
+def _check_headers(headers: Any) -> None:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ConfigurationError(f"headers are values by name, got {headers!r:.60}")
+    if headers:
         try:
-            msgspec.json.encode(options.headers)
+            msgspec.json.encode(headers)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
             raise ConfigurationError(f"headers are JSON values: {error}") from error

@@ -52,6 +52,8 @@ class Terms:
     retry_delay: RetryDelay
     exactly_once: bool = False
     silence: Silence = "ack"
+    concurrency: int = 1
+    payload_type: Any = Any
 
 
 class Home(Protocol):
@@ -97,7 +99,7 @@ class NotificationSubscription:
         return self._paused
 
     async def pause(self) -> None:
-        """Take no messages until ``resume``; they wait."""
+        """Take no messages until ``resume``; they wait, or others of this process with the pattern and group take them."""
         self._paused = True
         await self._home.changed()
 
@@ -110,7 +112,7 @@ class NotificationSubscription:
         """Finish what has begun, and take no more. Idempotent.
 
         What is published from now on waits for the group, which may come back; with ``remove_pattern`` the group is
-        gone, with what it has not read, unless another process reads as the same.
+        gone, with what it has not read, unless another process reads as the same and the broker can tell (Redis).
         """
         if not self.ended:
             self.ended = True

@@ -17,7 +17,7 @@ local function fields_of(body)
     end
     item[name] = nil
   end
-  if #flat == 0 then return nil end
+  if flat[1] ~= 'channel' then return nil end
   local stream = item.streamKey
   item.streamKey = nil
   for name, value in pairs(item) do
