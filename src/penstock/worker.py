@@ -108,10 +108,7 @@ class Worker:
         """
         if self._starting is None:
             self._stopping = None
-            for asked in (
-                self._wanted_down,
-                self._hurry,
-            ):  # here, not in the task: who wants it down before it is heard
+            for asked in (self._wanted_down, self._hurry):  # not in the task: who asks before it runs is heard
                 asked.clear()
             self._starting = asyncio.create_task(self._start())
         try:
