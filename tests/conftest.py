@@ -198,11 +198,12 @@ def mysql_server() -> Iterator[SqlServer]:
 
 
 @pytest.fixture(params=["postgres", "mysql"])
-def sql_server(request: pytest.FixtureRequest) -> SqlServer:
-    """The session's server of this kind, without our tables."""
+def sql_server(request: pytest.FixtureRequest) -> Iterator[SqlServer]:
+    """The session's server of this kind, without our tables before and after."""
     server: SqlServer = request.getfixturevalue(f"{request.param}_server")
     asyncio.run(server.wipe())
-    return server
+    yield server
+    asyncio.run(server.wipe())
 
 
 @pytest.fixture(params=[OwnPostgres, OwnMariaDB], ids=["postgres", "mysql"])
