@@ -76,6 +76,7 @@ class InterruptionTests(Harness):
             places = [*bodies(found), *dead]
             if len(set(places) if twice_allowed else places) >= len(TURNS) or time.monotonic() > deadline:
                 break
+            await self.lapse(0.1)  # what was applied only now, after its caller had gone, has a delay of its own
             found += await self._look(other, subscription)
         assert sorted(str(n).encode() for n in range(len(TURNS))) == sorted(set(places) if twice_allowed else places)
         assert [] == list(await other.settle([Settlement(delivery=d, outcome=Ack()) for d in found]))
