@@ -27,7 +27,7 @@ from ...threads import Threads, run_in
 from .book import Book, Entry, Owner
 from .inspecting import Inspecting
 from .inspection import Inspection
-from .library import raised
+from .librdkafka import raised
 from .membership import Membership
 from .options import KafkaOptions, dead_topic, legal, topic_of
 from .producing import Writing

@@ -11,7 +11,7 @@ from ...broker import DeadMessage, Finding, Outgoing, StreamStats, Subscription
 from ...clock import Clock
 from ...message import Message
 from .inspection import Inspection
-from .library import raised
+from .librdkafka import raised
 from .options import topic_of
 from .producing import Writing
 

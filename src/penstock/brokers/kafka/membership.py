@@ -26,7 +26,7 @@ from ...broker import Subscription
 from ...errors import ConnectionFailed
 from .book import Book
 from .commits import Commits
-from .library import ACTIVE, AWAY, UNKNOWN_TOPIC, code_of, raised
+from .librdkafka import ACTIVE, AWAY, UNKNOWN_TOPIC, code_of, raised
 from .options import LEVELS, KafkaOptions, delay_topics, group_of, retry_topics
 from .rebalances import Rebalances
 from .records import Record

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from .library import code_of
+from .librdkafka import code_of
 from .options import KafkaOptions
 from .wire import Headers
 

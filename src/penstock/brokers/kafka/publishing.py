@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ...broker import Outgoing
 from ...errors import BrokerError, ConnectionFailed, PayloadTooLarge, PublishError
 from ...threads import Threads, run_in
-from .library import UNKNOWN_TOPIC, code_of, translated
+from .librdkafka import UNKNOWN_TOPIC, code_of, translated
 from .options import KafkaOptions, dead_topic, topic_of
 from .producing import Producing, Writing
 from .settling import delayed, plain

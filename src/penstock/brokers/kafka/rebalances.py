@@ -15,7 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 
 from .book import Book
 from .commits import AGAIN, TRIES, Commits
-from .library import AWAY, code_of
+from .librdkafka import AWAY, code_of
 from .options import KafkaOptions
 
 logger = logging.getLogger("penstock")

@@ -12,7 +12,7 @@ from confluent_kafka import admin as administration
 from confluent_kafka.cimpl import NewTopic
 
 from ...errors import BrokerError, ConfigurationError, ConnectionFailed
-from .library import EXISTS, UNKNOWN_TOPIC, code_of, raised
+from .librdkafka import EXISTS, UNKNOWN_TOPIC, code_of, raised
 from .options import KafkaOptions
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The client library, confluent-kafka, and what its errors mean here."""
+"""librdkafka by its Python client, confluent-kafka: what its errors mean here."""
 
 from __future__ import annotations
 
