@@ -281,9 +281,11 @@ class OwnMariaDB(_Own, MySQLServer):
     def _prepare(self) -> None:
         install = shutil.which("mariadb-install-db") or "mariadb-install-db"
         options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
+        # One that starts deletes what others of its kind have in the same folder for temporary tables
+        own_folder = {**os.environ, "TMPDIR": str(self.directory)}
         done = subprocess.run(
             [install, "--no-defaults", f"--datadir={self.directory / 'data'}", *options, *self._user()],
-            capture_output=True, text=True, check=False, cwd=self.directory,
+            capture_output=True, text=True, check=False, cwd=self.directory, env=own_folder,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"mariadb-install-db failed: {done.stdout[-500:]} {done.stderr[-500:]}")
@@ -294,7 +296,7 @@ class OwnMariaDB(_Own, MySQLServer):
     def _command(self, port: int) -> Sequence[str]:
         return [
             str(self._binary), "--no-defaults", f"--datadir={self.directory / 'data'}", "--bind-address=127.0.0.1",
-            f"--port={port}", f"--socket={self.directory / 's.sock'}", f"--pid-file={self.directory / 'pid'}",
+            f"--tmpdir={self.directory}", f"--port={port}", f"--socket={self.directory / 's.sock'}", f"--pid-file={self.directory / 'pid'}",
             *self._user(), "--skip-name-resolve", "--skip-log-bin", "--innodb-buffer-pool-size=64M",
             f"--innodb-flush-log-at-trx-commit={1 if self._durable else 0}", "--performance-schema=OFF",
             "--character-set-server=utf8mb4", "--max-connections=300",

@@ -45,20 +45,14 @@ from penstock.testing.wrapper import WrappedBroker
 KINDS = ("sqlite", "postgres", "mysql")
 
 
-def server_url(request: pytest.FixtureRequest, kind: str) -> str:
-    """A fixture's, or the environment's."""
-    try:
-        return str(request.getfixturevalue(f"{kind}_url"))
-    except pytest.FixtureLookupError:
-        variable = f"PENSTOCK_TEST_{kind.upper()}_URL"
-        if variable not in os.environ:
-            pytest.skip(f"no {kind} here: neither a fixture {kind}_url nor {variable}")
-        return os.environ[variable]
+def place(request: pytest.FixtureRequest, kind: str, file: Path) -> str:
+    """A database of this kind: a file, or the run's server."""
+    return f"sqlite:///{file}" if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_server").url)
 
 
 @pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/archive.db" if request.param == "sqlite" else server_url(request, request.param)
+    return place(request, request.param, tmp_path / "archive.db")
 
 
 @pytest.fixture
@@ -796,11 +790,14 @@ ORIGINAL = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(ORIGINAL))
-async def test_the_originals_table_is_read_and_written(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str
-) -> None:
-    where = f"sqlite:///{tmp_path}/original.db" if kind == "sqlite" else server_url(request, kind)
+@pytest.fixture(params=sorted(ORIGINAL))
+def original(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A kind of database, and where one is."""
+    return request.param, place(request, request.param, tmp_path / "original.db")
+
+
+async def test_the_originals_table_is_read_and_written(original: tuple[str, str]) -> None:
+    kind, where = original
     name = f"old_{os.urandom(4).hex()}"
     archive = Archive.from_url(where, table=name, logs_table=f"{name}_logs")
     moment = "2026-01-24T09:30:00.000Z" if kind == "sqlite" else "2026-01-24 09:30:00"
