@@ -41,7 +41,8 @@ class TestKafka(BrokerConformance):
     ) -> None:
         """Not here: it waits in a topic of its own, beside those of its key, and comes when it is due."""
         first, second = (Message(type="t", body=body, key="a") for body in (b"1", b"2"))
-        await self.send(broker, source, first, delay=0.3)
+        await self.take(broker, keyed)  # the group is there: nothing is due before it is asked for
+        await self.send(broker, source, first, delay=3.0)
         await self.send(broker, source, second)
         for body in (b"2", b"1"):
             taken = await self.one(broker, keyed)
