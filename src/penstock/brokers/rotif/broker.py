@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from msgspec.structs import replace
 
 from ...bindings import Fate, Post
-from ...broker import FOREVER, Capabilities, Outgoing, Promoted, Subscription
+from ...broker import Outgoing, Promoted, Subscription
 from ...checks import known
 from ...clients.opening import redis_client
 from ...clients.redis import Arg, RedisClient
@@ -41,19 +41,7 @@ _DEFAULTS = RotifOptions()
 class RotifBroker(RotifInspection, RedisStreamsBroker):
     """One owner of leases on one server, which TypeScript services may share."""
 
-    capabilities = Capabilities(
-        max_delay=FOREVER,
-        stable_ids=False,
-        ordered=True,
-        fanout=True,
-        persistent=True,
-        binary=False,
-        idempotent=True,
-        retentions=("interest", "workqueue", "limits", "keep"),
-        shared=True,
-        max_batch=MAX_BATCH,
-        max_body=512 * 1024 * 1024,
-    )
+    capabilities = replace(RedisStreamsBroker.capabilities, binary=False, keyed=False)
     options_type: ClassVar[type[RedisStreamsOptions]] = RotifOptions
     batch_type: ClassVar[type[Batch]] = RotifBatch
 
